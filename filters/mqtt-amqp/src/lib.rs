@@ -1,0 +1,1 @@
+//! Leveret as a proxy-wasm network filter.

@@ -1,55 +1,353 @@
-//! stub
-use crate::{config::Config, time::{Instant}};
-use std::{rc::Rc, net::SocketAddr};
+//! One client connection, from its MQTT bytes to the broker's AMQP bytes and back.
+//!
+//! A [`Bridge`] is two coupled machines. The client's state is in this table, and only in this file; the broker's is in
+//! `bridge/broker.rs` and comes out as notices.
+//!
+//! ```text
+//!                CONNECT admitted            connection.open-ok
+//! AwaitConnect ───────────────────> LoggingIn ────────────────> Connected
+//!      │                               │                           │
+//!      │ refused: CONNACK waits        │ refused: CONNACK          │ DISCONNECT, client gone, error:
+//!      │ for something to ride on      │ rides on the refusal      │ connection.close
+//!      v                               │                           v
+//!   Refusing ──────────────────────────┴──────────> Over <────── Leaving
+//!              anything from upstream                     close-ok, end, 10 s
+//! ```
+//!
+//! `LoggingIn` already takes packets: what they ask is written behind the login, and a broker that refuses the login ignores it.
+//! Whatever the broker does to end the connection leads to `Over` at once; in `Over` the client's connection is closed as soon
+//! as it has been given its last bytes.
 
-/// What the host knows of the client before its first byte.
+mod broker;
+mod channel;
+mod from_broker;
+mod from_client;
+mod inflight;
+mod output;
+mod subscribe;
+mod timer;
+
+pub use timer::Timer;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::config::{Config, ConnectMode, ShortText};
+use crate::error::{Error, Limit, TimedOut};
+use crate::event::Event;
+use crate::mqtt::{self, ConnectReturnCode, encode};
+use crate::time::Instant;
+use crate::wire::RecvBuffer;
+use broker::BrokerSide;
+use from_broker::Arriving;
+use inflight::{Deliveries, Publications};
+use output::ClientOutput;
+use subscribe::Subscriptions;
+use timer::{Beat, Timers};
+
+/// The most bytes a client may be owed. Payloads never wait; this is a quarter of a million acknowledgements.
+const MAX_CLIENT_OUTPUT: usize = 1024 * 1024;
+
+/// What the host knows of a client before its first byte.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The client's real address; `None` where the host cannot tell (then it does not count as loopback).
+    /// The client's real address; without one it does not count as local.
     pub address: Option<SocketAddr>,
-    /// A number that no other connection to the same broker has, used to make client ids; not a secret.
+    /// A number that no other connection to the same broker has, from which client ids are made. No secret.
     pub nonce: u128,
 }
-/// One client connection.
-pub struct Bridge { _c: Rc<Config> }
+
+/// One client connection. Deterministic: the same inputs at the same times give the same outputs.
+///
+/// **Every input is followed by a full drain.** Inputs are the `handle_*` methods, outputs the `take_*` and `poll_*` ones.
+/// After each input the host asks for all of them, except that [`Bridge::take_client_output`] may be called only inside an input
+/// of broker bytes: on this host, bytes can reach a client at no other time. The bridge knows, and makes the broker say something
+/// when a client is owed bytes.
+pub struct Bridge {
+    config: Rc<Config>,
+    peer: Peer,
+    state: State,
+    timers: Timers,
+    events: VecDeque<Event>,
+    route: Option<Rc<str>>,
+
+    decoder: mqtt::Decoder,
+    from_client: RecvBuffer,
+    client: ClientOutput,
+    pings: Pings,
+
+    broker: BrokerSide,
+    from_broker: RecvBuffer,
+
+    /// The client's queues at QoS 0 and 1; empty before CONNECT.
+    queues: Option<[ShortText; 2]>,
+    subscriptions: Subscriptions,
+    publications: Publications,
+    deliveries: Deliveries,
+    arriving: Arriving,
+    /// Scratch for keys and topics, kept for its memory.
+    key: Vec<u8>,
+    topic: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    AwaitConnect,
+    LoggingIn,
+    Connected,
+    Refusing(ConnectReturnCode),
+    Leaving,
+    Over,
+}
+
+/// PINGREQs to be answered.
+#[derive(Default)]
+struct Pings {
+    /// By the probe that is under way.
+    probed: u32,
+    /// By the one after it.
+    waiting: u32,
+}
+
 impl Bridge {
     /// A new client connection.
-    pub fn new(config: Rc<Config>, _peer: Peer, _now: Instant) -> Self { Self { _c: config } }
-    /// Bytes from the client; `end` when it will send no more.
-    pub fn handle_client(&mut self, _now: Instant, _bytes: Vec<u8>, _end: bool) {}
-    /// Bytes from the broker.
-    pub fn handle_broker(&mut self, _now: Instant, _bytes: Vec<u8>, _end: bool) {}
-    /// The client's connection is gone.
-    pub fn handle_client_closed(&mut self, _now: Instant) {}
-    /// The broker's connection is gone.
-    pub fn handle_broker_closed(&mut self, _now: Instant) {}
-    /// To be called at or after the instant that [`Bridge::poll_timeout`] gave.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
-    /// The upstream this connection shall be sent to in place of the default one, told once and before the first broker output.
-    pub fn poll_route(&mut self) -> Option<Rc<str>> { None }
-    /// What must go to the broker now.
-    pub fn take_broker_output(&mut self) -> Vec<u8> { Vec::new() }
-    /// What must go to the client, and may only be taken inside an input of broker bytes.
-    pub fn take_client_output(&mut self) -> Vec<u8> { Vec::new() }
-    /// Whether the client's connection is to be closed now. Only true when no client output is left.
-    pub fn close_due(&self) -> bool { false }
-    /// The next thing worth a log line or a counter.
-    pub fn poll_event(&mut self) -> Option<Event> { None }
-    /// When to call [`Bridge::handle_timeout`], and why.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> { None }
+    pub fn new(config: Rc<Config>, peer: Peer, now: Instant) -> Self {
+        let limits = config.limits;
+        Self {
+            state: State::AwaitConnect,
+            timers: Timers::new(now, limits.login_timeout, config.heartbeat),
+            events: VecDeque::new(),
+            route: None,
+            decoder: mqtt::Decoder::new(limits.max_packet_size_unauthenticated),
+            from_client: RecvBuffer::default(),
+            client: ClientOutput::default(),
+            pings: Pings::default(),
+            broker: BrokerSide::new(&config),
+            from_broker: RecvBuffer::default(),
+            queues: None,
+            subscriptions: Subscriptions::default(),
+            publications: Publications::default(),
+            deliveries: Deliveries::default(),
+            arriving: Arriving::default(),
+            key: Vec::new(),
+            topic: String::new(),
+            config,
+            peer,
+        }
+    }
+
+    /// Bytes from the client, in pieces of any size; `end` when it will send no more.
+    pub fn handle_client(&mut self, now: Instant, bytes: Vec<u8>, end: bool) {
+        if self.listens_to_client() {
+            self.timers.client_heard(now);
+            self.from_client.push(bytes);
+            let mut buffer = core::mem::take(&mut self.from_client);
+            let mut input = buffer.unparsed();
+            let result = self.client_items(now, &mut input);
+            let left = input.len();
+            buffer.keep_last(left);
+            self.from_client = buffer;
+            if let Err(error) = result {
+                self.fail(now, error);
+            } else if end && self.listens_to_client() {
+                self.events.push_back(Event::ClientGone);
+                self.leave(now);
+            }
+        }
+        self.settle(now);
+        if !self.client.is_empty() {
+            self.probe();
+        }
+    }
+
+    /// Bytes from the broker, in pieces of any size; `end` when it will send no more.
+    pub fn handle_broker(&mut self, now: Instant, bytes: Vec<u8>, end: bool) {
+        self.timers.broker_heard(now);
+        match self.state {
+            State::Refusing(code) if !bytes.is_empty() => self.give_refusal(code),
+            State::LoggingIn | State::Connected | State::Leaving => {
+                self.from_broker.push(bytes);
+                let mut buffer = core::mem::take(&mut self.from_broker);
+                let mut input = buffer.unparsed();
+                let result = self.broker_notices(now, &mut input);
+                let left = input.len();
+                buffer.keep_last(left);
+                self.from_broker = buffer;
+                if let Err(error) = result {
+                    self.fail(now, error);
+                }
+            }
+            State::AwaitConnect | State::Refusing(_) | State::Over => {}
+        }
+        if end && self.state != State::Over {
+            self.fail(now, Error::BrokerGone);
+        }
+        self.settle(now);
+    }
+
+    /// The client's connection is gone; nothing can be sent either way any more.
+    pub fn handle_client_closed(&mut self, _now: Instant) {
+        if self.listens_to_client() {
+            self.events.push_back(Event::ClientGone);
+        }
+        self.over();
+        self.client.clear();
+    }
+
+    /// The broker's connection is gone, and with it the last chance to tell the client anything.
+    pub fn handle_broker_closed(&mut self, now: Instant) {
+        if self.listens_to_client() {
+            self.fail(now, Error::BrokerGone);
+        }
+        self.over();
+        self.client.clear();
+    }
+
+    /// To be called when the instant that [`Bridge::poll_timeout`] told has come; calling it earlier does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some((at, timer)) = self.poll_timeout() else { return };
+        if now < at {
+            return;
+        }
+        match timer {
+            Timer::Login => self.fail(now, Error::TimedOut(TimedOut::Login)),
+            Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
+            Timer::Heartbeat => match self.timers.beat(now) {
+                Beat::Send => self.broker.heartbeat(),
+                Beat::Missing => self.fail(now, Error::TimedOut(TimedOut::Heartbeat)),
+                Beat::NotYet => {}
+            },
+            // What the client is owed has had its chance.
+            Timer::Linger | Timer::Close => {
+                self.over();
+                self.client.clear();
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The upstream that this connection is to be sent to in place of the default one: told at most once, and before there are
+    /// bytes for the broker.
+    pub fn poll_route(&mut self) -> Option<Rc<str>> {
+        self.route.take()
+    }
+
+    /// Bytes that are to go to the broker now.
+    pub fn take_broker_output(&mut self) -> Vec<u8> {
+        self.broker.take_output()
+    }
+
+    /// Bytes that are to go to the client; only to be called inside an input of broker bytes, see [`Bridge`].
+    pub fn take_client_output(&mut self) -> Vec<u8> {
+        self.client.take()
+    }
+
+    /// Whether the client's connection is to be closed: everything it was to be given has been taken.
+    ///
+    /// The host closes in a later callback than the one in which it wrote bytes to the client.
+    pub fn close_due(&self) -> bool {
+        self.state == State::Over && self.client.is_empty()
+    }
+
+    /// The next thing that is worth a counter and a log line.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Bridge::handle_timeout`] is to be called, and why. Any input may change it.
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        match self.state {
+            State::AwaitConnect | State::LoggingIn | State::Refusing(_) => Some(self.timers.login()),
+            State::Connected => self.timers.connected(self.broker.is_blocked()),
+            State::Leaving => Some(self.timers.linger()),
+            State::Over => Some((Instant::ZERO, Timer::Close)),
+        }
+    }
+
+    const fn listens_to_client(&self) -> bool {
+        matches!(self.state, State::AwaitConnect | State::LoggingIn | State::Connected)
+    }
+
+    /// Ends the connection because of `error`, telling the client what the protocol has words for.
+    fn fail(&mut self, now: Instant, error: Error) {
+        match (self.state, error.connack()) {
+            (State::AwaitConnect, Some(code)) => {
+                self.events.push_back(Event::Refused(code, error));
+                self.refuse(code);
+            }
+            (State::LoggingIn, Some(code)) => {
+                self.events.push_back(Event::Refused(code, error));
+                self.give_refusal(code);
+            }
+            (State::AwaitConnect | State::LoggingIn | State::Connected, _) => {
+                self.events.push_back(Event::Failed(error));
+                if error.is_end_of_broker() {
+                    self.broker.abandon();
+                }
+                self.leave(now);
+            }
+            (State::Refusing(_) | State::Leaving | State::Over, _) => self.over(),
+        }
+    }
+
+    /// Nothing has been said upstream yet. Say hello to whoever is there, preferably to an echo that costs the broker nothing,
+    /// since bytes can go to the client only when bytes come back.
+    fn refuse(&mut self, code: ConnectReturnCode) {
+        if self.config.connect_mode == ConnectMode::Lazy {
+            self.route = self.config.local_reply_cluster.clone();
+        }
+        self.broker.greet();
+        self.state = State::Refusing(code);
+    }
+
+    /// Upstream has spoken: the CONNACK goes out now. An echo then sends one byte back, in whose wake the connection is closed;
+    /// anybody else ignores it, and the timer closes.
+    fn give_refusal(&mut self, code: ConnectReturnCode) {
+        self.client.clear();
+        encode::connack(self.client.packet(), false, code);
+        self.broker.nudge();
+        self.over();
+    }
+
+    /// Parts from the broker in good order, so that it handles all that was sent before.
+    fn leave(&mut self, now: Instant) {
+        if self.state == State::AwaitConnect || self.broker.is_closed() {
+            return self.over();
+        }
+        self.broker.close();
+        self.timers.linger_from(now);
+        self.state = State::Leaving;
+    }
+
+    fn over(&mut self) {
+        self.broker.abandon();
+        self.state = State::Over;
+    }
+
+    /// Ends every input.
+    fn settle(&mut self, now: Instant) {
+        if self.listens_to_client() {
+            let owes_too_much = self.client.len() > MAX_CLIENT_OUTPUT;
+            let result = if owes_too_much {
+                Err(Error::Limit(Limit::ClientOutput))
+            } else {
+                self.broker.check_budgets()
+            };
+            if let Err(error) = result {
+                self.fail(now, error);
+            }
+        }
+        if self.pings.waiting > 0 {
+            self.probe();
+        }
+        self.broker.send_probe();
+    }
+
+    /// Makes the broker say something, and lets it answer the PINGREQs of until now.
+    fn probe(&mut self) {
+        if self.broker.probe() {
+            self.pings.probed = self.pings.probed.saturating_add(core::mem::take(&mut self.pings.waiting));
+        }
+    }
 }
-/// Something that happened, for logs and counters only, never for control.
-#[derive(Clone, Debug)]
-pub struct Event;
-/// How loud an event is in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level { Debug, Info, Warn, Error }
-impl Event {
-    /// Names of all counters, in the order of [`Event::counter`].
-    pub const COUNTERS: &'static [&'static str] = &["leveret.connects"];
-    /// Index into [`Event::COUNTERS`] of the counter this event adds one to.
-    pub fn counter(&self) -> usize { 0 }
-    /// The level of its log line.
-    pub fn level(&self) -> Level { Level::Debug }
-}
-impl core::fmt::Display for Event { fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.write_str("event") } }

@@ -1,0 +1,101 @@
+//! Content headers of class basic, section 2.3.5.3 and `basic`'s properties.
+
+use super::frame::{Kind, frame};
+use super::{DecodeError, ShortStr, Table, TableWriter, Value};
+use crate::wire::Reader;
+
+const BASIC: u16 = 60;
+
+/// A content header from the broker: the body's size and the properties we use.
+#[derive(Clone, Copy)]
+pub struct ContentHeader<'a> {
+    /// Bytes of body that follow, over all body frames.
+    pub body_size: u64,
+    /// `delivery_mode` 2: the message survives a restart of the broker.
+    pub persistent: bool,
+    headers: Table<'a>,
+}
+
+impl<'a> ContentHeader<'a> {
+    pub(super) fn decode(mut r: Reader<'a>) -> Result<Self, DecodeError> {
+        let (class, weight, body_size, flags) = (r.u16()?, r.u16()?, r.u64()?, r.u16()?);
+        // Bit 0 announces a second word of flags, for properties that basic does not have.
+        if class != BASIC || weight != 0 || flags & 1 != 0 {
+            return Err(DecodeError::ContentHeader);
+        }
+        let has = |bit: u16| flags >> bit & 1 == 1;
+        if has(15) {
+            r.prefixed_u8()?; // content_type
+        }
+        if has(14) {
+            r.prefixed_u8()?; // content_encoding
+        }
+        let headers = if has(13) { Table::new(r.prefixed_u32()?) } else { Table::EMPTY };
+        let persistent = has(12) && r.u8()? == 2;
+        // Nothing that follows delivery_mode is used.
+        Ok(Self { body_size, persistent, headers })
+    }
+
+    /// The header `key` as an integer; `None` when it is absent, of another type, or the table is malformed.
+    ///
+    /// The table is whatever the publisher made it, so a bad one must not cost the subscriber its connection.
+    pub fn integer(&self, key: &[u8]) -> Option<i64> {
+        match self.headers.find(key) {
+            Ok(Some(Value::Int(n))) => Some(n),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+/// Properties of a message we publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// `delivery_mode` 2 rather than 1.
+    pub persistent: bool,
+    /// Headers for MQTT plugins of the broker's own.
+    pub mqtt_headers: Option<MqttHeaders>,
+}
+
+/// What RabbitMQ's MQTT plugin before 3.13 says of an MQTT message in its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MqttHeaders {
+    /// `x-mqtt-publish-qos`.
+    pub publish_qos: i8,
+    /// `x-mqtt-dup`.
+    pub dup: bool,
+}
+
+/// The header with a message's QoS: rabbit_mqtt_processor of 3.10 writes it, and reads it on delivery.
+pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
+
+impl Properties {
+    /// Appends a content-header frame for a body of `body_size` bytes.
+    pub fn encode(self, out: &mut Vec<u8>, channel: u16, body_size: u64) {
+        let flags = 1_u16 << 12 | u16::from(self.mqtt_headers.is_some()) << 13;
+        frame(out, Kind::Header, channel, |out| {
+            out.extend_from_slice(&BASIC.to_be_bytes());
+            out.extend_from_slice(&0_u16.to_be_bytes());
+            out.extend_from_slice(&body_size.to_be_bytes());
+            out.extend_from_slice(&flags.to_be_bytes());
+            if let Some(MqttHeaders { publish_qos, dup }) = self.mqtt_headers {
+                TableWriter::write(out, |t| {
+                    t.byte(PUBLISH_QOS, publish_qos).bool("x-mqtt-dup", dup);
+                });
+            }
+            out.push(if self.persistent { 2 } else { 1 });
+        });
+    }
+}
+
+/// Appends basic.publish and its content header; `body_size` bytes of body are to follow in body frames.
+pub fn publish(
+    out: &mut Vec<u8>,
+    channel: u16,
+    exchange: ShortStr<'_>,
+    routing_key: ShortStr<'_>,
+    properties: Properties,
+    body_size: u64,
+) {
+    super::ClientMethod::BasicPublish { exchange, routing_key }.encode(out, channel);
+    properties.encode(out, channel, body_size);
+}

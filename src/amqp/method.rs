@@ -1,0 +1,402 @@
+//! The methods we speak: what a client sends, what a broker sends, with their numbers and arguments in the specification's order.
+
+use super::frame::{Kind, frame};
+use super::{DecodeError, ShortStr, Table, TableWriter};
+use crate::wire::{Reader, Truncated, prefix_u32};
+
+/// `queue.declare`'s bits, in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueFlags {
+    /// Only ask whether it exists.
+    pub passive: bool,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Belongs to this connection and goes with it.
+    pub exclusive: bool,
+    /// Goes with its last consumer.
+    pub auto_delete: bool,
+}
+
+/// A method that we send. No `Debug`: one of them carries credentials.
+#[derive(Clone, Copy)]
+pub enum ClientMethod<'a> {
+    /// connection.start-ok with mechanism PLAIN.
+    StartOk {
+        /// Shown by the broker as `connection_name`.
+        connection_name: &'a [u8],
+        /// Further client properties: shown by the broker, used by nobody.
+        properties: &'a [(&'static str, &'a [u8])],
+        /// The SASL PLAIN user (RFC 4616).
+        username: &'a [u8],
+        /// The SASL PLAIN password.
+        password: &'a [u8],
+    },
+    /// connection.tune-ok.
+    TuneOk {
+        /// Highest channel number.
+        channel_max: u16,
+        /// Largest frame, in bytes.
+        frame_max: u32,
+        /// Seconds; 0 is off.
+        heartbeat: u16,
+    },
+    /// connection.open.
+    Open {
+        /// The virtual host.
+        vhost: ShortStr<'a>,
+    },
+    /// connection.close.
+    Close {
+        /// See [`super::reply_code`].
+        reply_code: u16,
+        /// For the broker's log.
+        reply_text: ShortStr<'a>,
+    },
+    /// connection.close-ok.
+    CloseOk,
+    /// channel.open.
+    ChannelOpen,
+    /// channel.flow, with active = 1: changes nothing, and is answered.
+    ChannelFlow,
+    /// channel.flow-ok.
+    ChannelFlowOk {
+        /// As the broker asked.
+        active: bool,
+    },
+    /// channel.close-ok.
+    ChannelCloseOk,
+    /// queue.declare.
+    QueueDeclare {
+        /// Its name.
+        queue: ShortStr<'a>,
+        /// Its shape.
+        flags: QueueFlags,
+        /// Unused for this long, in ms, the broker deletes it: `x-expires`.
+        expires: Option<i64>,
+    },
+    /// queue.bind.
+    QueueBind {
+        /// The queue.
+        queue: ShortStr<'a>,
+        /// The exchange.
+        exchange: ShortStr<'a>,
+        /// The binding key.
+        routing_key: ShortStr<'a>,
+    },
+    /// queue.unbind; succeeds when there is no such binding.
+    QueueUnbind {
+        /// The queue.
+        queue: ShortStr<'a>,
+        /// The exchange.
+        exchange: ShortStr<'a>,
+        /// The binding key.
+        routing_key: ShortStr<'a>,
+    },
+    /// basic.qos, for each consumer that follows on the channel.
+    BasicQos {
+        /// Deliveries without acknowledgement, at most.
+        prefetch_count: u16,
+    },
+    /// basic.consume.
+    BasicConsume {
+        /// The queue.
+        queue: ShortStr<'a>,
+        /// Repeated in each delivery.
+        consumer_tag: ShortStr<'a>,
+        /// Deliveries count as acknowledged when they are sent.
+        no_ack: bool,
+    },
+    /// basic.publish; content follows.
+    BasicPublish {
+        /// The exchange.
+        exchange: ShortStr<'a>,
+        /// The routing key.
+        routing_key: ShortStr<'a>,
+    },
+    /// basic.ack, of one delivery.
+    BasicAck {
+        /// As delivered.
+        delivery_tag: u64,
+    },
+    /// confirm.select.
+    ConfirmSelect,
+}
+
+impl ClientMethod<'_> {
+    /// Class and method number.
+    pub const fn id(&self) -> (u16, u16) {
+        match self {
+            Self::StartOk { .. } => (10, 11),
+            Self::TuneOk { .. } => (10, 31),
+            Self::Open { .. } => (10, 40),
+            Self::Close { .. } => (10, 50),
+            Self::CloseOk => (10, 51),
+            Self::ChannelOpen => (20, 10),
+            Self::ChannelFlow => (20, 20),
+            Self::ChannelFlowOk { .. } => (20, 21),
+            Self::ChannelCloseOk => (20, 41),
+            Self::QueueDeclare { .. } => (50, 10),
+            Self::QueueBind { .. } => (50, 20),
+            Self::QueueUnbind { .. } => (50, 50),
+            Self::BasicQos { .. } => (60, 10),
+            Self::BasicConsume { .. } => (60, 20),
+            Self::BasicPublish { .. } => (60, 40),
+            Self::BasicAck { .. } => (60, 80),
+            Self::ConfirmSelect => (85, 10),
+        }
+    }
+
+    /// Appends a method frame.
+    pub fn encode(&self, out: &mut Vec<u8>, channel: u16) {
+        let (class, method) = self.id();
+        frame(out, Kind::Method, channel, |out| {
+            out.extend_from_slice(&class.to_be_bytes());
+            out.extend_from_slice(&method.to_be_bytes());
+            self.arguments(out);
+        });
+    }
+
+    fn arguments(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::StartOk { connection_name, properties, username, password } => {
+                TableWriter::write(out, |t| client_properties(t, connection_name, properties));
+                ShortStr::literal("PLAIN").encode(out);
+                prefix_u32(out, |out| {
+                    for part in [b"\0", username, b"\0", password] {
+                        out.extend_from_slice(part);
+                    }
+                });
+                ShortStr::literal("en_US").encode(out);
+            }
+            Self::TuneOk { channel_max, frame_max, heartbeat } => {
+                out.extend_from_slice(&channel_max.to_be_bytes());
+                out.extend_from_slice(&frame_max.to_be_bytes());
+                out.extend_from_slice(&heartbeat.to_be_bytes());
+            }
+            Self::Open { vhost } => {
+                vhost.encode(out);
+                out.extend_from_slice(&[0, 0]); // reserved: capabilities, insist
+            }
+            Self::Close { reply_code, reply_text } => {
+                out.extend_from_slice(&reply_code.to_be_bytes());
+                reply_text.encode(out);
+                out.extend_from_slice(&[0; 4]); // no method of the broker's is to blame
+            }
+            Self::ChannelOpen => out.push(0), // reserved: out-of-band
+            Self::ChannelFlow => out.push(1),
+            Self::ChannelFlowOk { active } => out.push(u8::from(active)),
+            Self::QueueDeclare { queue, flags, expires } => {
+                reserved_ticket(out);
+                queue.encode(out);
+                out.push(bits([flags.passive, flags.durable, flags.exclusive, flags.auto_delete]));
+                TableWriter::write(out, |t| {
+                    if let Some(ms) = expires {
+                        t.long("x-expires", ms);
+                    }
+                });
+            }
+            Self::QueueBind { queue, exchange, routing_key } => {
+                reserved_ticket(out);
+                queue.encode(out);
+                exchange.encode(out);
+                routing_key.encode(out);
+                out.push(0); // no-wait
+                TableWriter::write(out, |_| ());
+            }
+            Self::QueueUnbind { queue, exchange, routing_key } => {
+                reserved_ticket(out);
+                queue.encode(out);
+                exchange.encode(out);
+                routing_key.encode(out);
+                TableWriter::write(out, |_| ());
+            }
+            Self::BasicQos { prefetch_count } => {
+                out.extend_from_slice(&[0; 4]); // prefetch-size: no limit
+                out.extend_from_slice(&prefetch_count.to_be_bytes());
+                out.push(0); // global
+            }
+            Self::BasicConsume { queue, consumer_tag, no_ack } => {
+                reserved_ticket(out);
+                queue.encode(out);
+                consumer_tag.encode(out);
+                out.push(bits([false, no_ack, false, false])); // no-local, no-ack, exclusive, no-wait
+                TableWriter::write(out, |_| ());
+            }
+            Self::BasicPublish { exchange, routing_key } => {
+                reserved_ticket(out);
+                exchange.encode(out);
+                routing_key.encode(out);
+                out.push(0); // mandatory, immediate
+            }
+            Self::BasicAck { delivery_tag } => {
+                out.extend_from_slice(&delivery_tag.to_be_bytes());
+                out.push(0); // multiple
+            }
+            Self::ConfirmSelect => out.push(0), // no-wait
+            Self::CloseOk | Self::ChannelCloseOk => {}
+        }
+    }
+}
+
+fn client_properties(t: &mut TableWriter<'_>, connection_name: &[u8], more: &[(&'static str, &[u8])]) {
+    t.string("product", b"Leveret")
+        .string("version", env!("CARGO_PKG_VERSION").as_bytes())
+        .string("platform", b"Envoy proxy-wasm")
+        .string("connection_name", connection_name)
+        .table("capabilities", |t| {
+            // Without the first, a bad password is a silent close after three seconds.
+            t.bool("authentication_failure_close", true)
+                .bool("consumer_cancel_notify", true)
+                .bool("publisher_confirms", true)
+                .bool("basic.nack", true)
+                .bool("connection.blocked", true);
+        });
+    for (key, value) in more {
+        t.string(key, value);
+    }
+}
+
+/// Where AMQP 0-9 had an access ticket.
+fn reserved_ticket(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0, 0]);
+}
+
+/// Consecutive bits share an octet, lowest first, section 4.2.5.2.
+fn bits(flags: [bool; 4]) -> u8 {
+    flags.iter().rev().fold(0, |octet, &flag| octet << 1 | u8::from(flag))
+}
+
+/// A method that a broker sends to a client like us.
+#[derive(Clone, Copy)]
+pub enum BrokerMethod<'a> {
+    /// connection.start.
+    Start {
+        /// What the broker says of itself.
+        server_properties: Table<'a>,
+        /// SASL mechanisms, separated by spaces.
+        mechanisms: &'a [u8],
+    },
+    /// connection.tune.
+    Tune {
+        /// Highest channel number; 0 is no limit.
+        channel_max: u16,
+        /// Largest frame, in bytes; 0 is no limit.
+        frame_max: u32,
+    },
+    /// connection.open-ok.
+    OpenOk,
+    /// connection.close.
+    Close(Reason<'a>),
+    /// connection.close-ok.
+    CloseOk,
+    /// connection.blocked, RabbitMQ's.
+    Blocked,
+    /// connection.unblocked, RabbitMQ's.
+    Unblocked,
+    /// channel.open-ok.
+    ChannelOpenOk,
+    /// channel.flow.
+    ChannelFlow {
+        /// Whether content may be sent.
+        active: bool,
+    },
+    /// channel.flow-ok.
+    ChannelFlowOk,
+    /// channel.close.
+    ChannelClose(Reason<'a>),
+    /// queue.declare-ok.
+    QueueDeclareOk,
+    /// queue.bind-ok.
+    QueueBindOk,
+    /// queue.unbind-ok.
+    QueueUnbindOk,
+    /// basic.qos-ok.
+    BasicQosOk,
+    /// basic.consume-ok.
+    BasicConsumeOk,
+    /// basic.cancel: the consumer's queue is gone, RabbitMQ's.
+    BasicCancel {
+        /// The consumer.
+        consumer_tag: &'a [u8],
+    },
+    /// basic.deliver; content follows.
+    BasicDeliver {
+        /// The consumer.
+        consumer_tag: &'a [u8],
+        /// For the acknowledgement.
+        delivery_tag: u64,
+        /// Perhaps delivered before.
+        redelivered: bool,
+        /// As published.
+        routing_key: &'a [u8],
+    },
+    /// basic.ack: a publisher confirm, RabbitMQ's.
+    BasicAck {
+        /// The publish, counted from 1 since confirm.select.
+        delivery_tag: u64,
+        /// All up to it.
+        multiple: bool,
+    },
+    /// basic.nack: the broker could not take a message, RabbitMQ's.
+    BasicNack,
+    /// confirm.select-ok.
+    ConfirmSelectOk,
+}
+
+/// Why the broker closes a connection or a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason<'a> {
+    /// See [`super::reply_code`].
+    pub code: u16,
+    /// For people, and where one code means several things.
+    pub text: &'a [u8],
+    /// Class and method that failed; zeros when none did.
+    pub method: (u16, u16),
+}
+
+impl<'a> Reason<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Truncated> {
+        Ok(Self { code: r.u16()?, text: r.prefixed_u8()?, method: (r.u16()?, r.u16()?) })
+    }
+}
+
+impl<'a> BrokerMethod<'a> {
+    /// Reads a method frame's payload. Arguments that we do not use are stepped over, and so is what may stand behind the last.
+    pub(super) fn decode(mut r: Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(match (r.u16()?, r.u16()?) {
+            (10, 10) => {
+                r.take(2)?; // version-major, version-minor
+                Self::Start {
+                    server_properties: Table::new(r.prefixed_u32()?),
+                    mechanisms: r.prefixed_u32()?,
+                }
+            }
+            (10, 30) => Self::Tune { channel_max: r.u16()?, frame_max: r.u32()? },
+            (10, 41) => Self::OpenOk,
+            (10, 50) => Self::Close(Reason::decode(&mut r)?),
+            (10, 51) => Self::CloseOk,
+            (10, 60) => Self::Blocked,
+            (10, 61) => Self::Unblocked,
+            (20, 11) => Self::ChannelOpenOk,
+            (20, 20) => Self::ChannelFlow { active: r.u8()? & 1 == 1 },
+            (20, 21) => Self::ChannelFlowOk,
+            (20, 40) => Self::ChannelClose(Reason::decode(&mut r)?),
+            (50, 11) => Self::QueueDeclareOk,
+            (50, 21) => Self::QueueBindOk,
+            (50, 51) => Self::QueueUnbindOk,
+            (60, 11) => Self::BasicQosOk,
+            (60, 21) => Self::BasicConsumeOk,
+            (60, 30) => Self::BasicCancel { consumer_tag: r.prefixed_u8()? },
+            (60, 60) => {
+                let (consumer_tag, delivery_tag, redelivered) =
+                    (r.prefixed_u8()?, r.u64()?, r.u8()? & 1 == 1);
+                r.prefixed_u8()?; // exchange
+                Self::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key: r.prefixed_u8()? }
+            }
+            (60, 80) => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
+            (60, 120) => Self::BasicNack,
+            (85, 11) => Self::ConfirmSelectOk,
+            _ => return Err(DecodeError::UnknownMethod),
+        })
+    }
+}

@@ -1,0 +1,501 @@
+//! The broker's side: an AMQP 0-9-1 client connection as a state machine. It knows channels, frames and whose answer is awaited,
+//! and nothing of MQTT; what it hears comes out as [`Notice`]s.
+
+use std::collections::VecDeque;
+
+use super::channel::{Awaited, Channel, Role};
+use super::subscribe::Step;
+use crate::amqp::{self, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
+use crate::config::{Config, Login};
+use crate::error::{BrokerMisbehaved, Error, Limit, LoginRefusal};
+
+/// The most answers awaited at once. Only a client that sends thousands of filters without waiting comes near.
+const MAX_AWAITED: usize = 16_384;
+
+/// What the broker said, as far as the bridge must know.
+pub(super) enum Notice<'a> {
+    /// The login is done.
+    Open,
+    /// A step of a subscription is done.
+    Done(Step),
+    /// The broker answered a probe, so the client's bytes can ride on that.
+    Probed,
+    /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
+    /// it is the first, and the others were not looked at.
+    ChannelClosed { role: Role, code: u16, method: (u16, u16), steps: VecDeque<Step> },
+    /// A publisher confirm.
+    Confirmed { number: u64, multiple: bool },
+    /// A message's method; a `Content` follows.
+    Deliver { consumer_tag: &'a [u8], delivery_tag: u64, redelivered: bool, routing_key: &'a [u8] },
+    /// Its header; unless `body_size` is 0, `Body` follows.
+    Content(ContentHeader<'a>),
+    /// A piece of its body.
+    Body(&'a [u8]),
+    /// The broker takes messages again.
+    Unblocked,
+    /// The connection is closed in good order, as we asked.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Starting,
+    Tuning,
+    Opening,
+    Open,
+    /// connection.close is sent, close-ok is awaited.
+    Closing,
+    /// Nothing more is said or heard.
+    Closed,
+}
+
+/// The content that is arriving: AMQP sends one at a time on a channel, and we consume on one channel only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Incoming {
+    Nothing,
+    Header,
+    Body { left: u64 },
+}
+
+pub(super) struct BrokerSide {
+    decoder: amqp::Decoder,
+    phase: Phase,
+    channels: [Channel; 4],
+    incoming: Incoming,
+    /// The channel on which a message of ours is between its header and the end of its body.
+    publishing: Option<Role>,
+    out: Vec<u8>,
+    sequential: Option<Sequential>,
+    frame_max: u32,
+    heartbeat: u16,
+    prefetch: u16,
+    is_blocked: bool,
+    /// Whether messages carry the headers of RabbitMQ's MQTT plugin before 3.13.
+    wants_mqtt_headers: bool,
+    probe: Probe,
+}
+
+/// What a login that goes step by step still has to send.
+struct Sequential {
+    start_ok: Vec<u8>,
+    open: Vec<u8>,
+    /// The `frame_max` to propose.
+    frame_max: u32,
+    /// Written ahead of the login's end.
+    held: Vec<u8>,
+    held_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    None,
+    /// As soon as a channel is free of content.
+    Wanted,
+    Sent,
+}
+
+impl BrokerSide {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            decoder: amqp::Decoder::default(),
+            phase: Phase::Idle,
+            channels: Default::default(),
+            incoming: Incoming::Nothing,
+            publishing: None,
+            out: Vec::new(),
+            sequential: None,
+            frame_max: config.limits.frame_max,
+            heartbeat: config.heartbeat,
+            prefetch: config.prefetch,
+            is_blocked: false,
+            wants_mqtt_headers: false,
+            probe: Probe::None,
+        }
+    }
+
+    /// Writes the login; with [`Login::Pipelined`] all of it, so that it takes one round trip.
+    pub(super) fn log_in(&mut self, config: &Config, start_ok: ClientMethod<'_>, vhost: ShortStr<'_>) {
+        self.greet();
+        match config.login {
+            Login::Pipelined => {
+                start_ok.encode(&mut self.out, 0);
+                self.tune_ok();
+                ClientMethod::Open { vhost }.encode(&mut self.out, 0);
+            }
+            Login::Sequential => {
+                let mut steps = Sequential {
+                    start_ok: Vec::new(),
+                    open: Vec::new(),
+                    frame_max: self.frame_max,
+                    held: Vec::new(),
+                    held_max: config.limits.max_packet_size_unauthenticated as usize,
+                };
+                start_ok.encode(&mut steps.start_ok, 0);
+                ClientMethod::Open { vhost }.encode(&mut steps.open, 0);
+                self.sequential = Some(steps);
+                // Not negotiated yet; every broker takes frames of this size.
+                self.frame_max = amqp::FRAME_MIN_SIZE;
+            }
+        }
+    }
+
+    /// Writes the protocol header alone. Whatever answers it, a broker or an echo, lets bytes go to the client.
+    pub(super) fn greet(&mut self) {
+        self.phase = Phase::Starting;
+        self.out.extend_from_slice(amqp::PROTOCOL_HEADER);
+    }
+
+    /// One byte that no broker makes sense of, but an echo sends back.
+    pub(super) fn nudge(&mut self) {
+        self.out.push(0);
+    }
+
+    fn tune_ok(&mut self) {
+        let (channel_max, frame_max, heartbeat) = (Role::ALL.len() as u16, self.frame_max, self.heartbeat);
+        ClientMethod::TuneOk { channel_max, frame_max, heartbeat }.encode(&mut self.out, 0);
+    }
+
+    /// Closes in good order: the broker handles all that was sent before, then answers [`Notice::Closed`].
+    pub(super) fn close(&mut self) {
+        self.publishing = None;
+        if matches!(self.phase, Phase::Closing | Phase::Closed) {
+            return;
+        }
+        if self.phase != Phase::Idle {
+            let reply_text = ShortStr::literal("Goodbye");
+            ClientMethod::Close { reply_code: amqp::reply_code::REPLY_SUCCESS, reply_text }
+                .encode(self.queue(), 0);
+        }
+        self.phase = Phase::Closing;
+    }
+
+    /// Stops listening and speaking. What is written stays written.
+    pub(super) fn abandon(&mut self) {
+        self.publishing = None;
+        self.phase = Phase::Closed;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    pub(super) fn take_output(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.out)
+    }
+
+    pub(super) fn check_budgets(&self) -> Result<(), Error> {
+        if self.sequential.as_ref().is_some_and(|s| s.held.len() > s.held_max) {
+            return Err(Error::Limit(Limit::BeforeLogin));
+        }
+        if self.channels.iter().map(|c| c.awaited.len()).sum::<usize>() > MAX_AWAITED {
+            return Err(Error::Limit(Limit::Requests));
+        }
+        Ok(())
+    }
+
+    pub(super) const fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    pub(super) const fn wants_mqtt_headers(&self) -> bool {
+        self.wants_mqtt_headers
+    }
+
+    /// Where bytes behind the login go.
+    fn queue(&mut self) -> &mut Vec<u8> {
+        match &mut self.sequential {
+            Some(steps) => &mut steps.held,
+            None => &mut self.out,
+        }
+    }
+
+    fn channel(&mut self, role: Role) -> &mut Channel {
+        let [topology, consume, publish, confirm] = &mut self.channels;
+        match role {
+            Role::Topology => topology,
+            Role::Consume => consume,
+            Role::Publish => publish,
+            Role::Confirm => confirm,
+        }
+    }
+
+    /// Asks for something that the broker answers, in order, on a channel that is opened when it is not open.
+    pub(super) fn request(&mut self, role: Role, method: ClientMethod<'_>, awaited: Awaited) {
+        self.open(role);
+        self.send_request(role, method, awaited);
+    }
+
+    fn open(&mut self, role: Role) {
+        if self.channel(role).is_open {
+            return;
+        }
+        self.channel(role).is_open = true;
+        self.send_request(role, ClientMethod::ChannelOpen, Awaited::Open);
+        match role {
+            Role::Consume => {
+                let method = ClientMethod::BasicQos { prefetch_count: self.prefetch };
+                self.send_request(role, method, Awaited::Prefetch);
+            }
+            Role::Confirm => self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms),
+            Role::Topology | Role::Publish => {}
+        }
+    }
+
+    fn send_request(&mut self, role: Role, method: ClientMethod<'_>, awaited: Awaited) {
+        method.encode(self.queue(), role.channel());
+        self.channel(role).awaited.push_back(awaited);
+    }
+
+    /// Starts a message of `body_size` bytes, which [`BrokerSide::publish_body`] is to send.
+    pub(super) fn publish(
+        &mut self,
+        role: Role,
+        exchange: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+        properties: Properties,
+        body_size: u32,
+    ) {
+        self.open(role);
+        amqp::publish(self.queue(), role.channel(), exchange, routing_key, properties, u64::from(body_size));
+        self.publishing = (body_size > 0).then_some(role);
+    }
+
+    /// Sends a piece of the body; without a message under way (its channel was closed) it is dropped.
+    pub(super) fn publish_body(&mut self, bytes: &[u8], last: bool) {
+        let Some(role) = self.publishing else { return };
+        let frame_max = self.frame_max;
+        amqp::body(self.queue(), role.channel(), frame_max, bytes);
+        if last {
+            self.publishing = None;
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, delivery_tag: u64) {
+        ClientMethod::BasicAck { delivery_tag }.encode(self.queue(), Role::Consume.channel());
+    }
+
+    pub(super) fn heartbeat(&mut self) {
+        if self.phase == Phase::Open {
+            amqp::heartbeat(&mut self.out);
+        }
+    }
+
+    /// Makes the broker say something soon, so that bytes for the client can ride on it. `false` when it is about to: a probe
+    /// is under way, but was sent before this call.
+    pub(super) fn probe(&mut self) -> bool {
+        if self.probe == Probe::Sent {
+            return false;
+        }
+        self.probe = Probe::Wanted;
+        self.send_probe();
+        true
+    }
+
+    /// Sends a wanted probe on a channel that is open and between messages; when none is open, on one that is opened for it.
+    pub(super) fn send_probe(&mut self) {
+        if self.probe != Probe::Wanted || matches!(self.phase, Phase::Closing | Phase::Closed) {
+            return;
+        }
+        let publishing = self.publishing;
+        let free = Role::ALL.into_iter().find(|&role| self.channel(role).is_open && publishing != Some(role));
+        let role = match free {
+            Some(role) => role,
+            None if publishing.is_none() => Role::Topology,
+            None => return,
+        };
+        self.request(role, ClientMethod::ChannelFlow, Awaited::Probe);
+        self.probe = Probe::Sent;
+    }
+
+    /// Takes the next notice off the front of `input`; `None` when more bytes are needed.
+    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Notice<'a>>, Error> {
+        loop {
+            if self.phase == Phase::Closed {
+                *input = &[];
+                return Ok(None);
+            }
+            let Some(item) = self.decoder.next(input).map_err(Error::BrokerMalformed)? else {
+                return Ok(None);
+            };
+            let notice = match item {
+                Item::ProtocolHeader if self.phase == Phase::Starting => return Err(Error::BrokerGone),
+                Item::ProtocolHeader => return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
+                Item::Heartbeat => None,
+                Item::Method { channel: 0, method } => self.connection_method(method)?,
+                Item::Method { channel, method } => {
+                    let role = Role::of(channel).ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Channel))?;
+                    self.channel_method(role, method)?
+                }
+                Item::Header { channel, header } => Some(self.header(channel, header)?),
+                Item::Body { channel, bytes } => Some(self.body(channel, bytes)?),
+            };
+            // While closing, what arrives is drained and does not matter.
+            match notice {
+                Some(Notice::Closed) => return Ok(Some(Notice::Closed)),
+                Some(notice) if self.phase != Phase::Closing => return Ok(Some(notice)),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    fn connection_method<'a>(&mut self, method: BrokerMethod<'a>) -> Result<Option<Notice<'a>>, Error> {
+        match (self.phase, method) {
+            (Phase::Starting, BrokerMethod::Start { server_properties, mechanisms }) => {
+                if !mechanisms.split(|&b| b == b' ').any(|m| m == b"PLAIN") {
+                    return Err(Error::Login(LoginRefusal::NoPlain));
+                }
+                self.wants_mqtt_headers = is_rabbitmq_before_3_13(server_properties);
+                if let Some(steps) = &mut self.sequential {
+                    self.out.append(&mut steps.start_ok);
+                }
+                self.phase = Phase::Tuning;
+            }
+            (Phase::Tuning, BrokerMethod::Tune { frame_max, .. }) => {
+                self.tune(frame_max);
+                self.phase = Phase::Opening;
+            }
+            (Phase::Opening, BrokerMethod::OpenOk) => {
+                self.phase = Phase::Open;
+                if let Some(mut steps) = self.sequential.take() {
+                    self.out.append(&mut steps.held);
+                }
+                return Ok(Some(Notice::Open));
+            }
+            (Phase::Starting | Phase::Tuning | Phase::Opening, BrokerMethod::Close(reason)) => {
+                return Err(Error::Login(LoginRefusal::from_close(reason.code, reason.text)));
+            }
+            (_, BrokerMethod::Close(reason)) => {
+                ClientMethod::CloseOk.encode(&mut self.out, 0);
+                let was_closing = self.phase == Phase::Closing;
+                self.phase = Phase::Closed;
+                if was_closing {
+                    return Ok(Some(Notice::Closed));
+                }
+                return Err(Error::BrokerClosed { code: reason.code, method: reason.method });
+            }
+            (Phase::Closing, BrokerMethod::CloseOk) => return Ok(Some(Notice::Closed)),
+            (Phase::Closing, _) => {}
+            (Phase::Open, BrokerMethod::Blocked) => self.is_blocked = true,
+            (Phase::Open, BrokerMethod::Unblocked) => {
+                self.is_blocked = false;
+                return Ok(Some(Notice::Unblocked));
+            }
+            _ => return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
+        }
+        Ok(None)
+    }
+
+    fn tune(&mut self, broker_frame_max: u32) {
+        let Some(steps) = &mut self.sequential else { return };
+        self.frame_max = match broker_frame_max {
+            0 => steps.frame_max,
+            limit => steps.frame_max.min(limit).max(amqp::FRAME_MIN_SIZE),
+        };
+        let mut open = core::mem::take(&mut steps.open);
+        self.tune_ok();
+        self.out.append(&mut open);
+    }
+
+    fn channel_method<'a>(
+        &mut self,
+        role: Role,
+        method: BrokerMethod<'a>,
+    ) -> Result<Option<Notice<'a>>, Error> {
+        if !self.channel(role).is_open {
+            return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Channel));
+        }
+        match method {
+            BrokerMethod::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key }
+                if role == Role::Consume && self.incoming == Incoming::Nothing =>
+            {
+                self.incoming = Incoming::Header;
+                Ok(Some(Notice::Deliver { consumer_tag, delivery_tag, redelivered, routing_key }))
+            }
+            BrokerMethod::BasicAck { delivery_tag, multiple } if role == Role::Confirm => {
+                Ok(Some(Notice::Confirmed { number: delivery_tag, multiple }))
+            }
+            BrokerMethod::BasicNack if role == Role::Confirm => Err(Error::Nack),
+            BrokerMethod::BasicCancel { .. } if role == Role::Consume => Err(Error::QueueDeleted),
+            BrokerMethod::ChannelFlow { active } => {
+                ClientMethod::ChannelFlowOk { active }.encode(self.queue(), role.channel());
+                Ok(None)
+            }
+            BrokerMethod::ChannelClose(reason) => {
+                ClientMethod::ChannelCloseOk.encode(self.queue(), role.channel());
+                let steps = self.steps_left(role);
+                if self.publishing == Some(role) {
+                    self.publishing = None;
+                }
+                if role == Role::Consume {
+                    self.incoming = Incoming::Nothing;
+                }
+                let (code, method) = (reason.code, reason.method);
+                Ok(Some(Notice::ChannelClosed { role, code, method, steps }))
+            }
+            answer => self.answer(role, &answer),
+        }
+    }
+
+    /// Forgets a channel, and tells which steps were awaited on it. A probe that is lost with it is wanted again.
+    fn steps_left(&mut self, role: Role) -> VecDeque<Step> {
+        let awaited = core::mem::take(self.channel(role)).awaited;
+        if awaited.contains(&Awaited::Probe) {
+            self.probe = Probe::Wanted;
+        }
+        awaited
+            .into_iter()
+            .filter_map(|awaited| match awaited {
+                Awaited::Subscription(step) => Some(step),
+                Awaited::Open | Awaited::Confirms | Awaited::Prefetch | Awaited::Probe => None,
+            })
+            .collect()
+    }
+
+    fn answer<'a>(&mut self, role: Role, method: &BrokerMethod<'_>) -> Result<Option<Notice<'a>>, Error> {
+        match self.channel(role).awaited.pop_front() {
+            Some(awaited) if awaited.is_answered_by(method) => Ok(match awaited {
+                Awaited::Open | Awaited::Confirms | Awaited::Prefetch => None,
+                Awaited::Probe => {
+                    self.probe = Probe::None;
+                    Some(Notice::Probed)
+                }
+                Awaited::Subscription(step) => Some(Notice::Done(step)),
+            }),
+            Some(_) | None => Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
+        }
+    }
+
+    fn header<'a>(&mut self, channel: u16, header: ContentHeader<'a>) -> Result<Notice<'a>, Error> {
+        if channel != Role::Consume.channel() || self.incoming != Incoming::Header {
+            return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
+        }
+        self.incoming = match header.body_size {
+            0 => Incoming::Nothing,
+            left => Incoming::Body { left },
+        };
+        Ok(Notice::Content(header))
+    }
+
+    fn body<'a>(&mut self, channel: u16, bytes: &'a [u8]) -> Result<Notice<'a>, Error> {
+        let misplaced = Error::BrokerMisbehaved(BrokerMisbehaved::Content);
+        let Incoming::Body { left } = self.incoming else { return Err(misplaced) };
+        let left = left.checked_sub(bytes.len() as u64).ok_or(misplaced)?;
+        if channel != Role::Consume.channel() {
+            return Err(misplaced);
+        }
+        self.incoming = if left == 0 { Incoming::Nothing } else { Incoming::Body { left } };
+        Ok(Notice::Body(bytes))
+    }
+}
+
+/// RabbitMQ's MQTT plugin took the QoS of a message from a header until 3.13 brought message containers.
+fn is_rabbitmq_before_3_13(server_properties: amqp::Table<'_>) -> bool {
+    let text = |key: &[u8]| match server_properties.find(key) {
+        Ok(Some(amqp::Value::Bytes(text))) => core::str::from_utf8(text).unwrap_or_default(),
+        Ok(_) | Err(_) => "",
+    };
+    let mut version = text(b"version").split('.').map_while(|part| part.parse::<u32>().ok());
+    text(b"product") == "RabbitMQ"
+        && matches!((version.next(), version.next()), (Some(major), Some(minor)) if (major, minor) < (3, 13))
+}

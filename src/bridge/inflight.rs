@@ -1,0 +1,201 @@
+//! Messages on their way: from the client until the broker confirms them, and to the client until it acknowledges them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::mqtt::{PacketId, QoS};
+
+/// Publishes of the client at QoS 1 and 2 that are not finished.
+///
+/// Bounded by the packet identifiers there are: one that is in use is not taken twice.
+#[derive(Default)]
+pub(super) struct Publications {
+    by_id: BTreeMap<PacketId, Stage>,
+    /// Packet ids in the order of the broker's confirm numbers; `None` once confirmed out of order.
+    unconfirmed: VecDeque<Option<PacketId>>,
+    /// Confirm number of the front of `unconfirmed`, less one.
+    confirmed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// QoS 1: PUBACK is due on the broker's confirm.
+    Puback,
+    /// QoS 2: PUBREC is due on the broker's confirm.
+    Pubrec,
+    /// QoS 2: PUBREL came before the confirm and was answered; nothing is due any more.
+    Released,
+    /// QoS 2: PUBREC was sent, PUBREL is awaited. A PUBLISH with this id is the same message again. [MQTT-4.3.3-2]
+    Received,
+}
+
+/// What to do with a PUBLISH at QoS 1 or 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Publish it.
+    New,
+    /// It is on its way already; its answer will come.
+    Pending,
+    /// It is stored: say so again with PUBREC.
+    Stored,
+}
+
+/// What the client is owed for a message that the broker has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receipt {
+    Puback(PacketId),
+    Pubrec(PacketId),
+}
+
+impl Publications {
+    /// A PUBLISH arrives; `Arrival::New` takes the next confirm number.
+    pub(super) fn arrive(&mut self, id: PacketId, qos: QoS) -> Arrival {
+        match self.by_id.get(&id) {
+            Some(Stage::Puback | Stage::Pubrec | Stage::Released) => Arrival::Pending,
+            Some(Stage::Received) if qos == QoS::ExactlyOnce => Arrival::Stored,
+            // A client that gives up a QoS 2 exchange for a new message: let it.
+            Some(Stage::Received) | None => {
+                self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
+                self.unconfirmed.push_back(Some(id));
+                Arrival::New
+            }
+        }
+    }
+
+    /// PUBREL arrives. PUBCOMP is due in any case.
+    pub(super) fn release(&mut self, id: PacketId) {
+        match self.by_id.get_mut(&id) {
+            Some(Stage::Received) => drop(self.by_id.remove(&id)),
+            Some(stage @ Stage::Pubrec) => *stage = Stage::Released,
+            Some(Stage::Puback | Stage::Released) | None => {}
+        }
+    }
+
+    /// The broker confirms publish `number`, or all up to it; `None` when it never had such a one.
+    pub(super) fn confirm(
+        &mut self,
+        number: u64,
+        multiple: bool,
+        mut owed: impl FnMut(Receipt),
+    ) -> Option<()> {
+        let index = usize::try_from(number.checked_sub(self.confirmed)?.checked_sub(1)?).ok()?;
+        if index >= self.unconfirmed.len() {
+            return None;
+        }
+        let first = if multiple { 0 } else { index };
+        for slot in self.unconfirmed.range_mut(first..=index) {
+            if let Some(receipt) = slot.take().and_then(|id| confirm_one(&mut self.by_id, id)) {
+                owed(receipt);
+            }
+        }
+        while self.unconfirmed.front().is_some_and(Option::is_none) {
+            self.unconfirmed.pop_front();
+            self.confirmed += 1;
+        }
+        Some(())
+    }
+}
+
+fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Receipt> {
+    match by_id.get_mut(&id) {
+        Some(stage @ Stage::Pubrec) => {
+            *stage = Stage::Received;
+            Some(Receipt::Pubrec(id))
+        }
+        Some(Stage::Puback) => {
+            by_id.remove(&id);
+            Some(Receipt::Puback(id))
+        }
+        Some(Stage::Released) => {
+            by_id.remove(&id);
+            None
+        }
+        Some(Stage::Received) | None => None,
+    }
+}
+
+/// Deliveries at QoS 1 that the client has not acknowledged: bounded by `prefetch`, which the broker keeps.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    tags: BTreeMap<PacketId, u64>,
+    last_id: u16,
+}
+
+impl Deliveries {
+    /// Gives a delivery a packet id that is not in use; `None` when all are.
+    pub(super) fn send(&mut self, delivery_tag: u64) -> Option<PacketId> {
+        for _ in 0..u16::MAX {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if let Some(id) = PacketId::new(self.last_id)
+                && !self.tags.contains_key(&id)
+            {
+                self.tags.insert(id, delivery_tag);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// PUBACK arrives: the delivery to acknowledge, if there is one.
+    pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<u64> {
+        self.tags.remove(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u16) -> PacketId {
+        PacketId::new(n).unwrap()
+    }
+
+    fn confirm(p: &mut Publications, number: u64, multiple: bool) -> Option<Vec<Receipt>> {
+        let mut receipts = Vec::new();
+        p.confirm(number, multiple, |r| receipts.push(r)).map(|()| receipts)
+    }
+
+    #[test]
+    fn confirms_come_one_by_one_in_any_order_and_in_bulk() {
+        let mut p = Publications::default();
+        for n in 1..=5 {
+            assert_eq!(p.arrive(id(n * 10), QoS::AtLeastOnce), Arrival::New);
+        }
+        assert_eq!(confirm(&mut p, 2, false), Some(vec![Receipt::Puback(id(20))]));
+        assert_eq!(confirm(&mut p, 3, true), Some(vec![Receipt::Puback(id(10)), Receipt::Puback(id(30))]));
+        assert_eq!(confirm(&mut p, 5, true), Some(vec![Receipt::Puback(id(40)), Receipt::Puback(id(50))]));
+        assert_eq!(confirm(&mut p, 6, false), None, "never published");
+        assert_eq!(confirm(&mut p, 0, true), None, "numbers start at 1");
+    }
+
+    #[test]
+    fn a_qos_2_message_is_published_once_until_it_is_released() {
+        let mut p = Publications::default();
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Pending);
+        assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(7))]));
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Stored);
+        p.release(id(7));
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
+    }
+
+    #[test]
+    fn a_release_ahead_of_the_confirm_silences_the_pubrec() {
+        let mut p = Publications::default();
+        p.arrive(id(7), QoS::ExactlyOnce);
+        p.release(id(7));
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Pending);
+        assert_eq!(confirm(&mut p, 1, false), Some(vec![]));
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
+    }
+
+    #[test]
+    fn packet_ids_in_use_are_passed_over() {
+        let mut d = Deliveries { last_id: u16::MAX - 1, ..Deliveries::default() };
+        assert_eq!(d.send(1), PacketId::new(u16::MAX));
+        assert_eq!(d.send(2), PacketId::new(1));
+        d.last_id = u16::MAX;
+        assert_eq!(d.send(3), PacketId::new(2));
+        assert_eq!(d.acknowledge(id(1)), Some(2));
+        assert_eq!(d.acknowledge(id(1)), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! When the bridge must be called although nothing happens, and why.
+
+use crate::time::{Duration, Instant};
+
+/// How long the broker may take to answer connection.close before the client's connection is closed all the same.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Why the bridge wants to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// `login_timeout`: no CONNACK yet.
+    Login,
+    /// The client has been silent for one and a half keep-alive times. [MQTT-3.1.2-24]
+    KeepAlive,
+    /// A heartbeat is to be sent, or one of the broker's is missing.
+    Heartbeat,
+    /// The broker does not answer connection.close.
+    Linger,
+    /// The client's connection is to be closed.
+    Close,
+}
+
+pub(super) struct Timers {
+    login: Instant,
+    keep_alive: Option<Duration>,
+    client_heard: Instant,
+    heartbeat: Option<Heartbeat>,
+    linger: Instant,
+}
+
+/// Section 4.2.7: we send one each half interval, and give up on a broker that is silent for two.
+#[derive(Clone, Copy)]
+struct Heartbeat {
+    interval: Duration,
+    broker_heard: Instant,
+    send: Instant,
+}
+
+/// What a heartbeat timer is due for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beat {
+    Send,
+    Missing,
+    NotYet,
+}
+
+impl Timers {
+    pub(super) fn new(now: Instant, login_timeout: Duration, heartbeat_seconds: u16) -> Self {
+        let interval = Duration::from_secs(u64::from(heartbeat_seconds));
+        let beat = Heartbeat { interval, broker_heard: now, send: now + interval / 2 };
+        Self {
+            login: now + login_timeout,
+            keep_alive: None,
+            client_heard: now,
+            heartbeat: (heartbeat_seconds > 0).then_some(beat),
+            linger: now,
+        }
+    }
+
+    /// Sets the keep-alive time of a CONNECT; 0 is none. [MQTT-3.1.2-24]
+    pub(super) fn keep_alive(&mut self, seconds: u16) {
+        self.keep_alive = (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1500));
+    }
+
+    pub(super) const fn client_heard(&mut self, now: Instant) {
+        self.client_heard = now;
+    }
+
+    pub(super) const fn broker_heard(&mut self, now: Instant) {
+        if let Some(beat) = &mut self.heartbeat {
+            beat.broker_heard = now;
+        }
+    }
+
+    pub(super) fn linger_from(&mut self, now: Instant) {
+        self.linger = now + LINGER;
+    }
+
+    pub(super) const fn login(&self) -> (Instant, Timer) {
+        (self.login, Timer::Login)
+    }
+
+    pub(super) const fn linger(&self) -> (Instant, Timer) {
+        (self.linger, Timer::Linger)
+    }
+
+    /// The next timer of a connection that is up. A blocked broker does not read, so the client cannot make itself heard and its
+    /// keep-alive stands still.
+    pub(super) fn connected(&self, is_blocked: bool) -> Option<(Instant, Timer)> {
+        let keep_alive =
+            self.keep_alive.filter(|_| !is_blocked).map(|t| (self.client_heard + t, Timer::KeepAlive));
+        let beat = self.heartbeat.map(|b| (b.send.min(b.broker_heard + b.interval * 2), Timer::Heartbeat));
+        [keep_alive, beat].into_iter().flatten().min_by_key(|&(at, _)| at)
+    }
+
+    pub(super) fn beat(&mut self, now: Instant) -> Beat {
+        match &mut self.heartbeat {
+            Some(beat) if now >= beat.broker_heard + beat.interval * 2 => Beat::Missing,
+            Some(beat) if now >= beat.send => {
+                beat.send = now + beat.interval / 2;
+                Beat::Send
+            }
+            Some(_) | None => Beat::NotYet,
+        }
+    }
+}

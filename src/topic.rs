@@ -1,0 +1,162 @@
+//! Topic names and filters to AMQP routing and binding keys, and back.
+//!
+//! `cities/london` is `cities.london`; in filters `+` is `*` and `#` is `#`. What a level may hold besides is where the two
+//! worlds differ, and a [`TopicMapping`] says how.
+
+use core::fmt;
+
+/// How a literal `.` or `*` in a topic is treated. Where there is neither, the mappings are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TopicMapping {
+    /// RabbitMQ's: they stay as they are, so `a.b` arrives as `a/b`, and a filter's level `*` is a wildcard.
+    #[default]
+    Rabbitmq,
+    /// `+2E` and `+2A` stand for them in keys. No topic name holds a `+`, so every legal topic comes back as it was.
+    Reversible,
+}
+
+/// Why a filter cannot be subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterError {
+    /// It has no characters. [MQTT-4.7.3-1]
+    Empty,
+    /// `+` or `#` shares its level with other characters. [MQTT-4.7.1-2] [MQTT-4.7.1-3]
+    Wildcard,
+}
+
+/// A routing key that is no topic name: empty, with a wildcard character, ill-formed UTF-8 or U+0000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotATopic;
+
+impl TopicMapping {
+    /// Writes the routing key of a topic name over `key`.
+    pub fn routing_key(self, topic: &str, key: &mut Vec<u8>) {
+        key.clear();
+        self.literals(topic.as_bytes(), key);
+    }
+
+    /// Writes the binding key of a topic filter over `key`. A `#` may stand at any level, as AMQP has it.
+    pub fn binding_key(self, filter: &str, key: &mut Vec<u8>) -> Result<(), FilterError> {
+        key.clear();
+        if filter.is_empty() {
+            return Err(FilterError::Empty);
+        }
+        for (i, level) in filter.split('/').enumerate() {
+            if i > 0 {
+                key.push(b'.');
+            }
+            match level {
+                "+" => key.push(b'*'),
+                "#" => key.push(b'#'),
+                _ if level.contains(['+', '#']) => return Err(FilterError::Wildcard),
+                _ => self.literals(level.as_bytes(), key),
+            }
+        }
+        Ok(())
+    }
+
+    fn literals(self, text: &[u8], key: &mut Vec<u8>) {
+        match self {
+            Self::Rabbitmq => key.extend(text.iter().map(|&b| if b == b'/' { b'.' } else { b })),
+            Self::Reversible => {
+                for &b in text {
+                    match b {
+                        b'/' => key.push(b'.'),
+                        b'.' => key.extend_from_slice(b"+2E"),
+                        b'*' => key.extend_from_slice(b"+2A"),
+                        _ => key.push(b),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the topic name of a message's routing key over `topic`.
+    pub fn topic_name(self, routing_key: &[u8], topic: &mut String) -> Result<(), NotATopic> {
+        topic.clear();
+        let text = core::str::from_utf8(routing_key).map_err(|_| NotATopic)?;
+        let mut rest = text;
+        while let Some(at) = rest.find(['.', '+', '#', '\0']) {
+            let (plain, special) = rest.split_at(at);
+            topic.push_str(plain);
+            let (character, len) = match special.as_bytes() {
+                [b'.', ..] => ('/', 1),
+                [b'+', b'2', b'E', ..] if self == Self::Reversible => ('.', 3),
+                [b'+', b'2', b'A', ..] if self == Self::Reversible => ('*', 3),
+                // An AMQP publisher's: MQTT has no way to say it. [MQTT-3.3.2-2]
+                _ => return Err(NotATopic),
+            };
+            topic.push(character);
+            rest = special.get(len..).unwrap_or_default();
+        }
+        topic.push_str(rest);
+        if topic.is_empty() { Err(NotATopic) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "filter is empty",
+            Self::Wildcard => "filter has a wildcard that is not a level of its own",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(mapping: TopicMapping, topic: &str) -> (String, Result<String, NotATopic>) {
+        let (mut key, mut back) = (Vec::new(), String::new());
+        mapping.routing_key(topic, &mut key);
+        let result = mapping.topic_name(&key, &mut back).map(|()| back);
+        (String::from_utf8(key).unwrap(), result)
+    }
+
+    #[test]
+    fn cities_london_is_cities_dot_london() {
+        for mapping in [TopicMapping::Rabbitmq, TopicMapping::Reversible] {
+            for (topic, key) in
+                [("cities/london", "cities.london"), ("/a", ".a"), ("a//b/", "a..b."), ("é/%2E", "é.%2E")]
+            {
+                assert_eq!(there_and_back(mapping, topic), (key.into(), Ok(topic.into())));
+            }
+        }
+    }
+
+    #[test]
+    fn literal_dots_and_stars() {
+        assert_eq!(there_and_back(TopicMapping::Rabbitmq, "v1.2/*"), ("v1.2.*".into(), Ok("v1/2/*".into())));
+        assert_eq!(
+            there_and_back(TopicMapping::Reversible, "v1.2/*"),
+            ("v1+2E2.+2A".into(), Ok("v1.2/*".into()))
+        );
+    }
+
+    #[test]
+    fn filters() {
+        let key = |mapping: TopicMapping, filter| {
+            let mut key = Vec::new();
+            mapping.binding_key(filter, &mut key).map(|()| String::from_utf8(key).unwrap())
+        };
+        assert_eq!(key(TopicMapping::Rabbitmq, "a/+/b/#"), Ok("a.*.b.#".into()));
+        assert_eq!(key(TopicMapping::Rabbitmq, "a/#/z"), Ok("a.#.z".into()));
+        assert_eq!(key(TopicMapping::Reversible, "*/+/a.b"), Ok("+2A.*.a+2Eb".into()));
+        assert_eq!(key(TopicMapping::Rabbitmq, ""), Err(FilterError::Empty));
+        for filter in ["a+", "a/b#", "+a/b", "#/#b"] {
+            assert_eq!(key(TopicMapping::Rabbitmq, filter), Err(FilterError::Wildcard), "{filter}");
+        }
+    }
+
+    #[test]
+    fn routing_keys_that_are_no_topic() {
+        let mut topic = String::new();
+        for key in [&b""[..], b"a.+", b"a.#.b", b"\xff", b"a\0", b"+2X"] {
+            for mapping in [TopicMapping::Rabbitmq, TopicMapping::Reversible] {
+                assert_eq!(mapping.topic_name(key, &mut topic), Err(NotATopic));
+            }
+        }
+        assert_eq!(TopicMapping::Rabbitmq.topic_name(b"+2E", &mut topic), Err(NotATopic));
+    }
+}

@@ -1,0 +1,171 @@
+//! Reading and writing big-endian bytes: what the two codecs share, and all they share.
+
+/// A read ran past the end of the bytes it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+/// A cursor over borrowed bytes. A failed read leaves it where it was.
+#[derive(Clone, Copy)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Starts at the first of `bytes`.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The next `n` bytes.
+    pub const fn take(&mut self, n: usize) -> Result<&'a [u8], Truncated> {
+        match self.0.split_at_checked(n) {
+            Some((head, tail)) => {
+                self.0 = tail;
+                Ok(head)
+            }
+            None => Err(Truncated),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
+        let (head, tail) = self.0.split_first_chunk().ok_or(Truncated)?;
+        self.0 = tail;
+        Ok(*head)
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Result<u8, Truncated> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    /// Two bytes, big-endian.
+    pub fn u16(&mut self) -> Result<u16, Truncated> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// Four bytes, big-endian.
+    pub fn u32(&mut self) -> Result<u32, Truncated> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// Eight bytes, big-endian.
+    pub fn u64(&mut self) -> Result<u64, Truncated> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// Bytes behind a one-byte length.
+    pub fn prefixed_u8(&mut self) -> Result<&'a [u8], Truncated> {
+        self.prefixed(|r| r.u8().map(usize::from))
+    }
+
+    /// Bytes behind a two-byte length.
+    pub fn prefixed_u16(&mut self) -> Result<&'a [u8], Truncated> {
+        self.prefixed(|r| r.u16().map(usize::from))
+    }
+
+    /// Bytes behind a four-byte length.
+    pub fn prefixed_u32(&mut self) -> Result<&'a [u8], Truncated> {
+        self.prefixed(|r| r.u32().map(|n| n as usize))
+    }
+
+    fn prefixed(
+        &mut self,
+        length: impl Fn(&mut Self) -> Result<usize, Truncated>,
+    ) -> Result<&'a [u8], Truncated> {
+        let mut ahead = *self;
+        let n = length(&mut ahead)?;
+        let bytes = ahead.take(n)?;
+        *self = ahead;
+        Ok(bytes)
+    }
+
+    /// What has not been read yet.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether everything has been read.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Appends what `body` writes, with its length as a big-endian `u32` in front.
+///
+/// The length stands at `u32::MAX` while `body` runs, so that an encoding which is cut off cannot be read as a short one.
+pub fn prefix_u32(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0xff; 4]);
+    body(out);
+    let written = out.len() - at - 4;
+    if let (Some(slot), Ok(length)) = (out.get_mut(at..at + 4), u32::try_from(written)) {
+        slot.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Bytes that have arrived and are not parsed yet: at most one unfinished packet or frame head.
+#[derive(Default)]
+pub struct RecvBuffer {
+    bytes: Vec<u8>,
+}
+
+impl RecvBuffer {
+    /// Adds what just arrived; an empty buffer adopts it without a copy.
+    pub fn push(&mut self, bytes: Vec<u8>) {
+        if self.bytes.is_empty() {
+            self.bytes = bytes;
+        } else {
+            self.bytes.extend_from_slice(&bytes);
+        }
+    }
+
+    /// Everything that is not parsed yet.
+    pub fn unparsed(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Forgets all but the last `n` bytes, and gives back memory that they do not need.
+    pub fn keep_last(&mut self, n: usize) {
+        let parsed = self.bytes.len().saturating_sub(n);
+        if n == 0 {
+            self.bytes = Vec::new();
+        } else if parsed > 0 {
+            self.bytes = self.bytes.split_off(parsed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_read_moves_nothing() {
+        let mut r = Reader::new(&[0, 5, 1, 2]);
+        assert_eq!(r.prefixed_u16(), Err(Truncated));
+        assert_eq!(r.u64(), Err(Truncated));
+        assert_eq!(r.rest(), &[0, 5, 1, 2]);
+        assert_eq!(r.u16(), Ok(5));
+        assert_eq!(r.take(2), Ok(&[1, 2][..]));
+        assert!(r.is_empty());
+    }
+
+    #[test]
+    fn a_length_is_patched_in_once_it_is_known() {
+        let mut out = vec![9];
+        prefix_u32(&mut out, |out| {
+            assert_eq!(out, &[9, 0xff, 0xff, 0xff, 0xff], "poisoned meanwhile");
+            out.extend_from_slice(b"abc");
+        });
+        assert_eq!(out, b"\x09\x00\x00\x00\x03abc");
+    }
+
+    #[test]
+    fn the_buffer_keeps_what_is_unparsed() {
+        let mut b = RecvBuffer::default();
+        b.push(vec![1, 2, 3]);
+        b.keep_last(1);
+        b.push(vec![4]);
+        assert_eq!(b.unparsed(), &[3, 4]);
+        b.keep_last(0);
+        assert!(b.unparsed().is_empty());
+    }
+}

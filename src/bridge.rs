@@ -36,7 +36,7 @@ use std::rc::Rc;
 use crate::config::{Config, ConnectMode, ShortText};
 use crate::error::{Error, Limit, TimedOut};
 use crate::event::Event;
-use crate::mqtt::{self, ConnectReturnCode, encode};
+use crate::mqtt::{self, ConnectReturnCode};
 use crate::time::Instant;
 use crate::wire::RecvBuffer;
 use broker::BrokerSide;
@@ -304,8 +304,7 @@ impl Bridge {
     /// Upstream has spoken: the CONNACK goes out now. An echo then sends one byte back, in whose wake the connection is closed;
     /// anybody else ignores it, and the timer closes.
     fn give_refusal(&mut self, code: ConnectReturnCode) {
-        self.client.clear();
-        encode::connack(self.client.packet(), false, code);
+        self.client.connack(false, code);
         self.broker.nudge();
         self.over();
     }

@@ -30,7 +30,7 @@ impl Bridge {
         while let Some(notice) = self.broker.next(input)? {
             match notice {
                 Notice::Open => {
-                    encode::connack(self.client.packet(), false, ConnectReturnCode::Accepted);
+                    self.client.connack(false, ConnectReturnCode::Accepted);
                     self.events.push_back(Event::Accepted);
                     self.state = State::Connected;
                     // The keep-alive starts to count when the client may know that it does.

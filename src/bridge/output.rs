@@ -1,15 +1,18 @@
 //! The client's side: what it is owed, and in which order it may be written.
 
+use crate::mqtt::ConnectReturnCode;
 use crate::mqtt::encode::{self, PublishHead};
 
 /// Bytes for the client.
 ///
-/// A PUBLISH goes out in pieces as its payload arrives, and no other packet may cut into it; those wait until it is done.
+/// CONNACK comes first [MQTT-3.2.0-1], though other answers may be ready before it. A PUBLISH goes out in pieces as its payload
+/// arrives, and no other packet may cut into it. What must not go out yet waits.
 #[derive(Default)]
 pub(super) struct ClientOutput {
     out: Vec<u8>,
-    /// Packets behind the PUBLISH that is under way.
+    /// Packets behind the CONNACK or the PUBLISH that is under way.
     waiting: Vec<u8>,
+    has_connack: bool,
     /// Payload bytes of that PUBLISH that are still to come.
     publish_left: u32,
 }
@@ -17,7 +20,18 @@ pub(super) struct ClientOutput {
 impl ClientOutput {
     /// Where a whole packet is to be written.
     pub(super) const fn packet(&mut self) -> &mut Vec<u8> {
-        if self.publish_left > 0 { &mut self.waiting } else { &mut self.out }
+        if self.has_connack && self.publish_left == 0 { &mut self.out } else { &mut self.waiting }
+    }
+
+    /// Writes CONNACK, and what has waited for it if it is good news. [MQTT-3.2.2-5]
+    pub(super) fn connack(&mut self, session_present: bool, code: ConnectReturnCode) {
+        encode::connack(&mut self.out, session_present, code);
+        self.has_connack = true;
+        if code == ConnectReturnCode::Accepted {
+            self.out.append(&mut self.waiting);
+        } else {
+            self.waiting.clear();
+        }
     }
 
     /// Starts a PUBLISH. The one before is done: the broker sends one message at a time.
@@ -50,6 +64,7 @@ impl ClientOutput {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.out.clear();
+        self.waiting.clear();
     }
 }

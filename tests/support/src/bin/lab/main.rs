@@ -1,0 +1,53 @@
+//! `lab`: Envoy with the filter and a RabbitMQ, started together to be used (`run`) or shown (`demo`).
+//! `build.sh` is the door to it.
+#![allow(clippy::disallowed_types, reason = "a native program")]
+
+mod demo;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tempfile::TempDir;
+
+/// Leveret between real programs: MQTT clients, Envoy with the filter, RabbitMQ.
+#[derive(Parser)]
+#[command(name = "lab", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve MQTT on 127.0.0.1 until Ctrl-C, in front of a broker of yours or a private one.
+    Run(run::Arguments),
+    /// Send messages both ways between MQTT and AMQP clients, print what went over which protocol.
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Demo => demo::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A folder under `target/` for what the programs write, gone when they are.
+fn folder(purpose: &str) -> Result<TempDir> {
+    let target: PathBuf = support::root().join("target");
+    std::fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
+    tempfile::Builder::new()
+        .prefix(&format!("{purpose}-"))
+        .tempdir_in(&target)
+        .with_context(|| format!("cannot make a folder in {}", target.display()))
+}

@@ -1,0 +1,219 @@
+//! One plugin configuration on one worker: what its connections share, and the tick that wakes them.
+
+use crate::{
+    BUILD, STAMP,
+    host::{self, Buffer, Level, Status},
+    stream::{Connection, Stream, Unconfigured},
+};
+use core::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+use leveret::{
+    Config,
+    bridge::{self, Event},
+    time::Instant,
+};
+use proxy_wasm::{
+    traits::{Context, RootContext, StreamContext},
+    types::ContextType,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+/// The root context.
+#[derive(Default)]
+pub(crate) struct Root {
+    config: Option<Rc<Config>>,
+    worker: Rc<Worker>,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn on_vm_start(&mut self, _configuration_size: usize) -> bool {
+        self.worker.start();
+        true
+    }
+
+    /// On `false` Envoy keeps what it had.
+    fn on_configure(&mut self, _configuration_size: usize) -> bool {
+        host::log(Level::Info, &[STAMP, BUILD].concat());
+        let json = host::read(Buffer::Configuration).unwrap_or_default();
+        match Config::from_json(if json.is_empty() { b"{}" } else { &json }) {
+            Ok(config) => {
+                self.config = Some(Rc::new(config));
+                true
+            }
+            Err(error) => {
+                host::log(Level::Error, &error.to_string());
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.worker.tick();
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::StreamContext)
+    }
+
+    fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
+        Some(match &self.config {
+            Some(config) => Box::new(Stream::new(id, config.clone(), self.worker.clone())),
+            // The SDK panics on `None`.
+            None => Box::new(Unconfigured),
+        })
+    }
+}
+
+/// What the connections of one root context share.
+///
+/// The tick reaches connections through here: the SDK keeps their contexts to itself.
+#[derive(Default)]
+pub(crate) struct Worker {
+    clock: Cell<Clock>,
+    /// Tells this worker's connections from those of other workers and other Envoys.
+    seed: Cell<u32>,
+    log_level: Cell<u32>,
+    warned: Cell<bool>,
+    /// Metric numbers, in the order of [`Event::COUNTERS`]; shorter where one could not be defined.
+    counters: RefCell<Vec<u32>>,
+    connections: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>>,
+    /// Who is to be woken when: a tick costs what is due, not what exists.
+    alarms: RefCell<BTreeSet<(Instant, u32)>>,
+}
+
+impl Worker {
+    /// The time for the core.
+    pub(crate) fn now(&self) -> Instant {
+        let mut clock = self.clock.get();
+        if let Some(wall) = self.checked(host::wall_clock()) {
+            clock.advance_to(wall);
+        }
+        self.clock.set(clock);
+        clock.now
+    }
+
+    /// A number that no other connection has, at this broker: wall clock (64 bits), worker (32), connection (32).
+    ///
+    /// Connection ids are unique in one Envoy. Two Envoys differ in the worker's part, a hash of Envoy's node
+    /// id and of the nanosecond the worker started in; the clock keeps apart what that leaves together.
+    pub(crate) fn nonce(&self, context_id: u32) -> u128 {
+        let connection = match host::property("connection_id").as_deref() {
+            Ok(&[a, b, c, d, ..]) => u32::from_le_bytes([a, b, c, d]),
+            Ok(_) | Err(_) => context_id,
+        };
+        let wall = self.clock.get().wall;
+        (u128::from(wall) << 64) | (u128::from(self.seed.get()) << 32) | u128::from(connection)
+    }
+
+    /// Counts an event, and logs it if anyone listens.
+    pub(crate) fn report(&self, event: &Event) {
+        if let Some(&counter) = self.counters.borrow().get(event.counter()) {
+            self.checked(host::increment(counter));
+        }
+        let level = match event.level() {
+            bridge::Level::Debug => Level::Debug,
+            bridge::Level::Info => Level::Info,
+            bridge::Level::Warn => Level::Warn,
+            bridge::Level::Error => Level::Error,
+        };
+        if level as u32 >= self.log_level.get() {
+            host::log(level, &event.to_string());
+        }
+    }
+
+    /// The value of a host call that should have worked; the first that did not is logged.
+    pub(crate) fn checked<T>(&self, result: Result<T, Status>) -> Option<T> {
+        if result.is_err() && !self.warned.replace(true) {
+            host::log(Level::Warn, "the proxy refused a call: is it of a supported version?");
+        }
+        result.ok()
+    }
+
+    pub(crate) fn admit(&self, id: u32, connection: Rc<RefCell<Connection>>) {
+        self.connections.borrow_mut().insert(id, connection);
+    }
+
+    pub(crate) fn forget(&self, id: u32) {
+        self.connections.borrow_mut().remove(&id);
+    }
+
+    /// Has a connection woken by the first tick at or after `at`.
+    pub(crate) fn set_alarm(&self, id: u32, at: Instant) {
+        self.alarms.borrow_mut().insert((at, id));
+    }
+
+    pub(crate) fn cancel_alarm(&self, id: u32, at: Instant) {
+        self.alarms.borrow_mut().remove(&(at, id));
+    }
+
+    fn start(&self) {
+        self.now();
+        let node = host::property("node\0id").unwrap_or_default();
+        self.seed.set(fnv(&[&node, self.clock.get().wall.to_le_bytes().as_slice()].concat()));
+        let counters = Event::COUNTERS.iter().map_while(|name| self.checked(host::define_counter(name)));
+        self.counters.replace(counters.collect());
+        self.refresh_log_level();
+        self.checked(host::set_tick_period(TICK_MILLIS));
+    }
+
+    fn tick(&self) {
+        self.refresh_log_level();
+        let now = self.now();
+        // Taken out first: what is woken may set its next alarm for this very moment.
+        let later = self.alarms.borrow_mut().split_off(&(now + Duration::from_nanos(1), 0));
+        for (_, id) in self.alarms.replace(later) {
+            let connection = self.connections.borrow().get(&id).cloned();
+            if let Some(connection) = connection
+                && self.checked(host::set_effective_context(id)).is_some()
+            {
+                connection.borrow_mut().on_alarm(now, self);
+            }
+        }
+    }
+
+    /// Asked once a tick and not once an event: it can be changed while Envoy runs, and asking costs.
+    fn refresh_log_level(&self) {
+        if let Some(level) = self.checked(host::log_level()) {
+            self.log_level.set(level);
+        }
+    }
+}
+
+/// A clock that never goes back and never leaps, made from a wall clock that may do both.
+///
+/// With a tick every 100 ms a second between two readings is already a fault of the wall clock; following it
+/// would end every connection that has a keepalive.
+#[derive(Clone, Copy)]
+struct Clock {
+    wall: u64,
+    now: Instant,
+}
+
+impl Clock {
+    fn advance_to(&mut self, wall: u64) {
+        let passed = Duration::from_nanos(wall.saturating_sub(self.wall));
+        self.now = self.now + passed.min(LONGEST_STEP);
+        self.wall = wall;
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { wall: 0, now: Instant::ZERO }
+    }
+}
+
+/// FNV-1a.
+fn fnv(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+const TICK_MILLIS: u32 = 100;
+const LONGEST_STEP: Duration = Duration::from_secs(1);

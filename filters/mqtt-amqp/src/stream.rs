@@ -1,0 +1,245 @@
+//! One client connection: bytes in, a full drain of the core, and what Envoy lets go out at that moment.
+//!
+//! | in this callback | bytes may go to | because |
+//! |---|---|---|
+//! | downstream data | the broker | we answer `Pause` and continue reading ourselves, which keeps this way open for good |
+//! | upstream data | the client, the broker | nothing else reaches the client |
+//! | tick | the broker | the way is open |
+//!
+//! A close overtakes bytes of the same callback, so it waits for a callback that wrote none.
+
+use crate::{
+    host::{self, Buffer, Status},
+    root::Worker,
+};
+use core::cell::RefCell;
+use leveret::{Bridge, Config, Peer, config::ConnectMode, time::Instant};
+use proxy_wasm::{
+    traits::{Context, StreamContext},
+    types::{Action, PeerType},
+};
+use std::rc::Rc;
+
+/// The stream context.
+pub(crate) struct Stream {
+    id: u32,
+    first_action: Action,
+    connection: Rc<RefCell<Connection>>,
+    worker: Rc<Worker>,
+}
+
+impl Stream {
+    pub(crate) fn new(id: u32, config: Rc<Config>, worker: Rc<Worker>) -> Self {
+        // Held back, `tcp_proxy` connects when reading continues, and by then the cluster can be chosen.
+        let first_action = match config.connect_mode() {
+            ConnectMode::Lazy => Action::Pause,
+            ConnectMode::Eager => Action::Continue,
+        };
+        let now = worker.now();
+        let peer = Peer { address: source_address(), nonce: worker.nonce(id) };
+        let bridge = Bridge::new(config, peer, now);
+        let connection = Rc::new(RefCell::new(Connection { id, bridge, alarm: None, closed: false }));
+        worker.admit(id, connection.clone());
+        Self { id, first_action, connection, worker }
+    }
+}
+
+impl Context for Stream {}
+
+impl StreamContext for Stream {
+    fn on_new_connection(&mut self) -> Action {
+        self.connection.borrow_mut().on_new(self.worker.now(), &self.worker);
+        self.first_action
+    }
+
+    fn on_downstream_data(&mut self, _size: usize, end: bool) -> Action {
+        self.connection.borrow_mut().on_downstream_data(end, self.worker.now(), &self.worker);
+        Action::Pause
+    }
+
+    fn on_upstream_data(&mut self, _size: usize, end: bool) -> Action {
+        self.connection.borrow_mut().on_upstream_data(end, self.worker.now(), &self.worker);
+        // Envoy would go on using a paused buffer after it is gone.
+        Action::Continue
+    }
+
+    fn on_downstream_close(&mut self, _by: PeerType) {
+        self.connection.borrow_mut().on_downstream_close(self.worker.now(), &self.worker);
+    }
+
+    fn on_upstream_close(&mut self, _by: PeerType) {
+        self.connection.borrow_mut().on_upstream_close(self.worker.now(), &self.worker);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.borrow_mut().sleep(&self.worker);
+        self.worker.forget(self.id);
+    }
+}
+
+/// What the tick and the stream's own callbacks both work on.
+pub(crate) struct Connection {
+    id: u32,
+    bridge: Bridge,
+    /// The alarm that is set, never later than the core's timeout. A timeout that moves out, as it does with
+    /// every packet, leaves it alone: waking for nothing once is cheaper than moving it every time.
+    alarm: Option<Instant>,
+    closed: bool,
+}
+
+impl Connection {
+    fn on_new(&mut self, now: Instant, worker: &Worker) {
+        self.settle(Ok(Wrote::Nothing), now, worker);
+    }
+
+    fn on_downstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
+        let wrote = self.translate_downstream(end, now);
+        self.settle(wrote, now, worker);
+    }
+
+    fn on_upstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
+        let wrote = self.translate_upstream(end, now);
+        self.settle(wrote, now, worker);
+    }
+
+    /// Called by the tick at or after the alarm.
+    pub(crate) fn on_alarm(&mut self, now: Instant, worker: &Worker) {
+        self.alarm = None;
+        if self.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.bridge.handle_timeout(now);
+        }
+        let wrote = self.flush();
+        self.settle(wrote, now, worker);
+    }
+
+    fn on_downstream_close(&mut self, now: Instant, worker: &Worker) {
+        self.closed = true;
+        self.bridge.handle_client_closed(now);
+        self.settle(Ok(Wrote::Nothing), now, worker);
+    }
+
+    /// Follows the last upstream data at once, before its bytes are on their way.
+    fn on_upstream_close(&mut self, now: Instant, worker: &Worker) {
+        self.bridge.handle_broker_closed(now);
+        self.settle(Ok(Wrote::Something), now, worker);
+    }
+
+    fn translate_downstream(&mut self, end: bool, now: Instant) -> Result<Wrote, Status> {
+        let bytes = host::read(Buffer::Downstream)?;
+        #[cfg(all(feature = "trap", target_arch = "wasm32"))]
+        trap_if_told(&bytes);
+        self.bridge.handle_client(now, bytes, end);
+        self.route()?;
+        let output = self.bridge.take_broker_output();
+        host::replace(Buffer::Downstream, &output)?;
+        // A first resume is what makes `tcp_proxy` connect, so it needs a reason.
+        if output.is_empty() && (!end || self.bridge.close_due()) {
+            return Ok(Wrote::Nothing);
+        }
+        host::resume_downstream()?;
+        Ok(Wrote::Something)
+    }
+
+    fn translate_upstream(&mut self, end: bool, now: Instant) -> Result<Wrote, Status> {
+        let bytes = host::read(Buffer::Upstream)?;
+        self.bridge.handle_broker(now, bytes, end);
+        let output = self.bridge.take_client_output();
+        host::replace(Buffer::Upstream, &output)?;
+        let flushed = self.flush()?;
+        Ok(if output.is_empty() { flushed } else { Wrote::Something })
+    }
+
+    /// Sends what the broker shall hear, outside of downstream data.
+    fn flush(&mut self) -> Result<Wrote, Status> {
+        self.route()?;
+        let output = self.bridge.take_broker_output();
+        if output.is_empty() {
+            return Ok(Wrote::Nothing);
+        }
+        host::replace(Buffer::Downstream, &output)?;
+        host::resume_downstream()?;
+        Ok(Wrote::Something)
+    }
+
+    fn route(&mut self) -> Result<(), Status> {
+        match self.bridge.poll_route() {
+            Some(cluster) => host::set_cluster(&cluster),
+            None => Ok(()),
+        }
+    }
+
+    /// The rest of the drain: events, close, next alarm.
+    fn settle(&mut self, wrote: Result<Wrote, Status>, now: Instant, worker: &Worker) {
+        while let Some(event) = self.bridge.poll_event() {
+            worker.report(&event);
+        }
+        if self.closed {
+            return;
+        }
+        match worker.checked(wrote) {
+            // Bytes were lost or have gone astray: what is left of this connection makes no sense.
+            None => self.close(worker),
+            Some(Wrote::Nothing) if self.bridge.close_due() => self.close(worker),
+            Some(Wrote::Something) if self.bridge.close_due() => self.wake(now, worker),
+            Some(_) => {
+                if let Some((at, _)) = self.bridge.poll_timeout() {
+                    self.wake(at, worker);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, worker: &Worker) {
+        self.closed = true;
+        worker.checked(host::close_downstream());
+    }
+
+    fn wake(&mut self, at: Instant, worker: &Worker) {
+        if self.alarm.is_none_or(|alarm| at < alarm) {
+            self.sleep(worker);
+            self.alarm = Some(at);
+            worker.set_alarm(self.id, at);
+        }
+    }
+
+    fn sleep(&mut self, worker: &Worker) {
+        if let Some(at) = self.alarm.take() {
+            worker.cancel_alarm(self.id, at);
+        }
+    }
+}
+
+/// Whether a callback has written bytes that a close would overtake.
+#[derive(Clone, Copy)]
+enum Wrote {
+    Nothing,
+    Something,
+}
+
+/// A connection that came without a configuration being accepted: it is turned away.
+pub(crate) struct Unconfigured;
+
+impl Context for Unconfigured {}
+
+impl StreamContext for Unconfigured {
+    fn on_new_connection(&mut self) -> Action {
+        let _ = host::close_downstream();
+        Action::Pause
+    }
+}
+
+/// `None` where the client does not come from an IP address.
+fn source_address() -> Option<core::net::SocketAddr> {
+    let text = host::property("source\0address").ok()?;
+    core::str::from_utf8(&text).ok()?.parse().ok()
+}
+
+#[cfg(all(feature = "trap", target_arch = "wasm32"))]
+fn trap_if_told(bytes: &[u8]) {
+    const WORD: &[u8] = b"leveret/trap";
+    if bytes.windows(WORD.len()).any(|window| window == WORD) {
+        core::arch::wasm32::unreachable();
+    }
+}

@@ -11,7 +11,7 @@ use core::{
 };
 use leveret::{
     Config,
-    bridge::{self, Event},
+    event::{self, Event},
     time::Instant,
 };
 use proxy_wasm::{
@@ -42,7 +42,7 @@ impl RootContext for Root {
     fn on_configure(&mut self, _configuration_size: usize) -> bool {
         host::log(Level::Info, &[STAMP, BUILD].concat());
         let json = host::read(Buffer::Configuration).unwrap_or_default();
-        match Config::from_json(if json.is_empty() { b"{}" } else { &json }) {
+        match Config::from_json(&json) {
             Ok(config) => {
                 self.config = Some(Rc::new(config));
                 true
@@ -118,10 +118,9 @@ impl Worker {
             self.checked(host::increment(counter));
         }
         let level = match event.level() {
-            bridge::Level::Debug => Level::Debug,
-            bridge::Level::Info => Level::Info,
-            bridge::Level::Warn => Level::Warn,
-            bridge::Level::Error => Level::Error,
+            event::Level::Debug => Level::Debug,
+            event::Level::Info => Level::Info,
+            event::Level::Warn => Level::Warn,
         };
         if level as u32 >= self.log_level.get() {
             host::log(level, &event.to_string());

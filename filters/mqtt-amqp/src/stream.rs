@@ -6,7 +6,7 @@
 //! | upstream data | the client, the broker | nothing else reaches the client |
 //! | tick | the broker | the way is open |
 //!
-//! A close overtakes bytes of the same callback, so it waits for a callback that wrote none.
+//! A close overtakes client bytes of the same callback, so it waits for a callback that writes none.
 
 use crate::{
     host::{self, Buffer, Status},
@@ -31,7 +31,7 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(id: u32, config: Rc<Config>, worker: Rc<Worker>) -> Self {
         // Held back, `tcp_proxy` connects when reading continues, and by then the cluster can be chosen.
-        let first_action = match config.connect_mode() {
+        let first_action = match config.connect_mode {
             ConnectMode::Lazy => Action::Pause,
             ConnectMode::Eager => Action::Continue,
         };
@@ -91,17 +91,17 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn on_new(&mut self, now: Instant, worker: &Worker) {
-        self.settle(Ok(Wrote::Nothing), now, worker);
+        self.settle(Ok(Reply::None), now, worker);
     }
 
     fn on_downstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
-        let wrote = self.translate_downstream(end, now);
-        self.settle(wrote, now, worker);
+        let translated = self.translate_downstream(end, now);
+        self.settle(translated.map(|()| Reply::None), now, worker);
     }
 
     fn on_upstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
-        let wrote = self.translate_upstream(end, now);
-        self.settle(wrote, now, worker);
+        let translated = self.translate_upstream(end, now);
+        self.settle(translated, now, worker);
     }
 
     /// Called by the tick at or after the alarm.
@@ -110,23 +110,23 @@ impl Connection {
         if self.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.bridge.handle_timeout(now);
         }
-        let wrote = self.flush();
-        self.settle(wrote, now, worker);
+        let flushed = self.flush();
+        self.settle(flushed.map(|()| Reply::None), now, worker);
     }
 
     fn on_downstream_close(&mut self, now: Instant, worker: &Worker) {
         self.closed = true;
         self.bridge.handle_client_closed(now);
-        self.settle(Ok(Wrote::Nothing), now, worker);
+        self.settle(Ok(Reply::None), now, worker);
     }
 
     /// Follows the last upstream data at once, before its bytes are on their way.
     fn on_upstream_close(&mut self, now: Instant, worker: &Worker) {
         self.bridge.handle_broker_closed(now);
-        self.settle(Ok(Wrote::Something), now, worker);
+        self.settle(Ok(Reply::UnderWay), now, worker);
     }
 
-    fn translate_downstream(&mut self, end: bool, now: Instant) -> Result<Wrote, Status> {
+    fn translate_downstream(&mut self, end: bool, now: Instant) -> Result<(), Status> {
         let bytes = host::read(Buffer::Downstream)?;
         #[cfg(all(feature = "trap", target_arch = "wasm32"))]
         trap_if_told(&bytes);
@@ -136,31 +136,29 @@ impl Connection {
         host::replace(Buffer::Downstream, &output)?;
         // A first resume is what makes `tcp_proxy` connect, so it needs a reason.
         if output.is_empty() && (!end || self.bridge.close_due()) {
-            return Ok(Wrote::Nothing);
+            return Ok(());
         }
-        host::resume_downstream()?;
-        Ok(Wrote::Something)
+        host::resume_downstream()
     }
 
-    fn translate_upstream(&mut self, end: bool, now: Instant) -> Result<Wrote, Status> {
+    fn translate_upstream(&mut self, end: bool, now: Instant) -> Result<Reply, Status> {
         let bytes = host::read(Buffer::Upstream)?;
         self.bridge.handle_broker(now, bytes, end);
         let output = self.bridge.take_client_output();
         host::replace(Buffer::Upstream, &output)?;
-        let flushed = self.flush()?;
-        Ok(if output.is_empty() { flushed } else { Wrote::Something })
+        self.flush()?;
+        Ok(if output.is_empty() { Reply::None } else { Reply::UnderWay })
     }
 
     /// Sends what the broker shall hear, outside of downstream data.
-    fn flush(&mut self) -> Result<Wrote, Status> {
+    fn flush(&mut self) -> Result<(), Status> {
         self.route()?;
         let output = self.bridge.take_broker_output();
         if output.is_empty() {
-            return Ok(Wrote::Nothing);
+            return Ok(());
         }
         host::replace(Buffer::Downstream, &output)?;
-        host::resume_downstream()?;
-        Ok(Wrote::Something)
+        host::resume_downstream()
     }
 
     fn route(&mut self) -> Result<(), Status> {
@@ -171,18 +169,18 @@ impl Connection {
     }
 
     /// The rest of the drain: events, close, next alarm.
-    fn settle(&mut self, wrote: Result<Wrote, Status>, now: Instant, worker: &Worker) {
+    fn settle(&mut self, reply: Result<Reply, Status>, now: Instant, worker: &Worker) {
         while let Some(event) = self.bridge.poll_event() {
             worker.report(&event);
         }
         if self.closed {
             return;
         }
-        match worker.checked(wrote) {
+        match worker.checked(reply) {
             // Bytes were lost or have gone astray: what is left of this connection makes no sense.
             None => self.close(worker),
-            Some(Wrote::Nothing) if self.bridge.close_due() => self.close(worker),
-            Some(Wrote::Something) if self.bridge.close_due() => self.wake(now, worker),
+            Some(Reply::None) if self.bridge.close_due() => self.close(worker),
+            Some(Reply::UnderWay) if self.bridge.close_due() => self.wake(now, worker),
             Some(_) => {
                 if let Some((at, _)) = self.bridge.poll_timeout() {
                     self.wake(at, worker);
@@ -211,11 +209,11 @@ impl Connection {
     }
 }
 
-/// Whether a callback has written bytes that a close would overtake.
+/// Whether a callback leaves bytes for the client that a close would overtake.
 #[derive(Clone, Copy)]
-enum Wrote {
-    Nothing,
-    Something,
+enum Reply {
+    None,
+    UnderWay,
 }
 
 /// A connection that came without a configuration being accepted: it is turned away.

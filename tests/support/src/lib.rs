@@ -15,9 +15,12 @@
 #![allow(clippy::disallowed_types, reason = "native test code: the clock is the real one")]
 
 pub mod envoy;
+pub mod host;
+pub mod module;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;
+pub mod subject;
 
 use std::path::{Path, PathBuf};
 

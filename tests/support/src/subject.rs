@@ -1,0 +1,273 @@
+//! One conversation, two subjects: the core driven natively, and the module in a behaving host.
+
+use crate::{
+    host::{Connection, Host, LogLine, Refused},
+    module::Module,
+};
+use leveret::{
+    Bridge, Config, Peer,
+    config::ConnectMode,
+    event::{Event, Level},
+    time::{Duration, Instant},
+};
+use std::{collections::BTreeMap, net::SocketAddr, rc::Rc};
+
+/// What a conversation can do to the filter and see of it. See [`Host`] for what each means.
+#[expect(missing_docs, reason = "Host has the same methods, with their documentation")]
+pub trait Subject {
+    fn connect(&mut self, peer: SocketAddr) -> Connection;
+    fn client_sends(&mut self, connection: Connection, bytes: &[u8]);
+    fn client_ends(&mut self, connection: Connection);
+    fn client_vanishes(&mut self, connection: Connection);
+    fn broker_sends(&mut self, connection: Connection, bytes: &[u8]);
+    fn broker_ends(&mut self, connection: Connection);
+    fn take_to_broker(&mut self, connection: Connection) -> Vec<u8>;
+    fn take_to_client(&mut self, connection: Connection) -> Vec<u8>;
+    fn closed(&self, connection: Connection) -> bool;
+    fn upstream(&self, connection: Connection) -> Option<&str>;
+    fn advance(&mut self, millis: u64);
+    fn counters(&self) -> BTreeMap<String, u64>;
+    fn logs(&self) -> &[LogLine];
+}
+
+/// Both subjects with the same configuration, by name.
+pub fn both(module: &Module, config_json: &str) -> [(&'static str, Box<dyn Subject>); 2] {
+    let host = Host::new(module, config_json).unwrap_or_else(|Refused(logs)| panic!("{logs:?}"));
+    [("native", Box::new(Native::new(config_json))), ("module", Box::new(host))]
+}
+
+/// The core without a module around it, driven by the same rules as the glue drives it.
+pub struct Native {
+    config: Rc<Config>,
+    now: Instant,
+    connections: Vec<NativeConnection>,
+    counters: BTreeMap<String, u64>,
+    logs: Vec<LogLine>,
+}
+
+struct NativeConnection {
+    bridge: Bridge,
+    chosen_cluster: Option<Rc<str>>,
+    upstream: Option<Rc<str>>,
+    to_broker: Vec<u8>,
+    to_client: Vec<u8>,
+    closed: bool,
+}
+
+impl Native {
+    /// Panics on a configuration that the core refuses.
+    pub fn new(config_json: &str) -> Self {
+        let config = Config::from_json(config_json.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+        let counters = Event::COUNTERS.iter().map(|name| ((*name).to_owned(), 0)).collect();
+        Self {
+            config: Rc::new(config),
+            now: Instant::ZERO,
+            connections: Vec::new(),
+            counters,
+            logs: Vec::new(),
+        }
+    }
+
+    /// One input with its full drain.
+    fn input(&mut self, connection: Connection, act: impl FnOnce(&mut NativeConnection, Instant)) {
+        let Some(it) = self.connections.get_mut(connection.0 as usize).filter(|it| !it.closed) else {
+            return;
+        };
+        let before = it.to_client.len();
+        act(it, self.now);
+        it.drain_to_broker();
+        let replied = before != it.to_client.len();
+        if !it.closed && !replied && it.bridge.close_due() {
+            it.closed = true;
+            it.bridge.handle_client_closed(self.now);
+        }
+        while let Some(event) = it.bridge.poll_event() {
+            *self.counters.entry(Event::COUNTERS[event.counter()].to_owned()).or_default() += 1;
+            self.logs.push(LogLine { level: level(event.level()), text: event.to_string() });
+        }
+    }
+
+    fn tick(&mut self) {
+        for id in 0..self.connections.len() as u32 {
+            self.input(Connection(id), |it, now| {
+                if it.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                    it.bridge.handle_timeout(now);
+                }
+            });
+        }
+    }
+
+    fn broker_input(&mut self, connection: Connection, bytes: &[u8], end: bool) {
+        self.input(connection, |it, now| {
+            assert!(it.upstream.is_some(), "a broker says nothing before it is connected to");
+            it.bridge.handle_broker(now, bytes.to_vec(), end);
+            it.to_client.append(&mut it.bridge.take_client_output());
+            if end {
+                it.bridge.handle_broker_closed(now);
+            }
+        });
+    }
+}
+
+impl NativeConnection {
+    fn drain_to_broker(&mut self) {
+        self.chosen_cluster = self.bridge.poll_route().or(self.chosen_cluster.take());
+        let output = self.bridge.take_broker_output();
+        if !output.is_empty() {
+            self.connect_upstream();
+        }
+        self.to_broker.extend(output);
+    }
+
+    fn connect_upstream(&mut self) {
+        self.upstream.get_or_insert_with(|| self.chosen_cluster.clone().unwrap_or_default());
+    }
+}
+
+impl Subject for Native {
+    fn connect(&mut self, peer: SocketAddr) -> Connection {
+        let id = self.connections.len() as u32;
+        let peer = Peer { address: Some(peer), nonce: id.into() };
+        let bridge = Bridge::new(self.config.clone(), peer, self.now);
+        let mut connection = NativeConnection {
+            bridge,
+            chosen_cluster: None,
+            upstream: None,
+            to_broker: Vec::new(),
+            to_client: Vec::new(),
+            closed: false,
+        };
+        if self.config.connect_mode == ConnectMode::Eager {
+            connection.connect_upstream();
+        }
+        self.connections.push(connection);
+        self.input(Connection(id), |_, _| {});
+        Connection(id)
+    }
+
+    fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {
+        self.input(connection, |it, now| it.bridge.handle_client(now, bytes.to_vec(), false));
+    }
+
+    fn client_ends(&mut self, connection: Connection) {
+        self.input(connection, |it, now| it.bridge.handle_client(now, Vec::new(), true));
+    }
+
+    fn client_vanishes(&mut self, connection: Connection) {
+        self.input(connection, |it, now| {
+            it.closed = true;
+            it.bridge.handle_client_closed(now);
+            // There is no way to the broker any more.
+            it.bridge.take_broker_output();
+        });
+    }
+
+    fn broker_sends(&mut self, connection: Connection, bytes: &[u8]) {
+        self.broker_input(connection, bytes, false);
+    }
+
+    fn broker_ends(&mut self, connection: Connection) {
+        self.broker_input(connection, &[], true);
+    }
+
+    fn take_to_broker(&mut self, connection: Connection) -> Vec<u8> {
+        std::mem::take(&mut self.connections[connection.0 as usize].to_broker)
+    }
+
+    fn take_to_client(&mut self, connection: Connection) -> Vec<u8> {
+        std::mem::take(&mut self.connections[connection.0 as usize].to_client)
+    }
+
+    fn closed(&self, connection: Connection) -> bool {
+        self.connections[connection.0 as usize].closed
+    }
+
+    fn upstream(&self, connection: Connection) -> Option<&str> {
+        self.connections[connection.0 as usize].upstream.as_deref()
+    }
+
+    fn advance(&mut self, millis: u64) {
+        let end = self.now + Duration::from_millis(millis);
+        let since_tick = self.now.as_nanos() % TICK.as_nanos() as u64;
+        let mut next = Instant::from_nanos(self.now.as_nanos() - since_tick) + TICK;
+        while next <= end {
+            self.now = next;
+            self.tick();
+            next = next + TICK;
+        }
+        self.now = end;
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        self.counters.clone()
+    }
+
+    fn logs(&self) -> &[LogLine] {
+        &self.logs
+    }
+}
+
+impl Subject for Host {
+    fn connect(&mut self, peer: SocketAddr) -> Connection {
+        self.connect(peer)
+    }
+
+    fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {
+        self.client_sends(connection, bytes);
+    }
+
+    fn client_ends(&mut self, connection: Connection) {
+        self.client_ends(connection);
+    }
+
+    fn client_vanishes(&mut self, connection: Connection) {
+        self.client_vanishes(connection);
+    }
+
+    fn broker_sends(&mut self, connection: Connection, bytes: &[u8]) {
+        self.broker_sends(connection, bytes);
+    }
+
+    fn broker_ends(&mut self, connection: Connection) {
+        self.broker_ends(connection);
+    }
+
+    fn take_to_broker(&mut self, connection: Connection) -> Vec<u8> {
+        self.take_to_broker(connection)
+    }
+
+    fn take_to_client(&mut self, connection: Connection) -> Vec<u8> {
+        self.take_to_client(connection)
+    }
+
+    fn closed(&self, connection: Connection) -> bool {
+        self.closed(connection)
+    }
+
+    fn upstream(&self, connection: Connection) -> Option<&str> {
+        self.upstream(connection)
+    }
+
+    fn advance(&mut self, millis: u64) {
+        self.advance(millis);
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        self.counters()
+    }
+
+    fn logs(&self) -> &[LogLine] {
+        self.logs()
+    }
+}
+
+fn level(level: Level) -> crate::host::Level {
+    match level {
+        Level::Debug => crate::host::Level::Debug,
+        Level::Info => crate::host::Level::Info,
+        Level::Warn => crate::host::Level::Warn,
+    }
+}
+
+/// The glue's.
+const TICK: Duration = Duration::from_millis(100);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value, json};
 
 use crate::process::{Process, wait_until};
 
@@ -77,6 +77,7 @@ impl Shipped {
         Ok(config)
     }
 
+    /// Goes to what it changes by name, so a file may grow around it.
     fn fill(&self, config: &mut Value) -> Option<()> {
         *config.pointer_mut("/admin/address/socket_address")? =
             socket_address(self.admin.ip(), self.admin.port());
@@ -84,8 +85,10 @@ impl Shipped {
         *mqtt.pointer_mut("/address/socket_address")? = socket_address(self.mqtt.ip(), self.mqtt.port());
         let filter = named(mqtt.pointer_mut("/filter_chains/0/filters")?, "leveret")?;
         *filter.pointer_mut("/typed_config/config/vm_config/code/local/filename")? = json!(self.module);
-        let settings = filter.pointer_mut("/typed_config/config/configuration/value")?.as_object_mut()?;
-        settings.extend(self.plugin.as_object()?.clone());
+        let settings = filter.pointer_mut("/typed_config/config/configuration/value")?;
+        let mut keys: Map<String, Value> = serde_json::from_str(settings.as_str()?).ok()?;
+        keys.extend(self.plugin.as_object()?.clone());
+        *settings = Value::String(Value::Object(keys).to_string());
         let broker = named(config.pointer_mut("/static_resources/clusters")?, "broker")?;
         *broker
             .pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address")? =
@@ -152,11 +155,15 @@ impl Envoy {
         // A file of an earlier start in this folder would name a port that nobody listens on.
         let _ = fs::remove_file(&admin_file);
         let mut process = Process::spawn("envoy", &command, &folder.join("envoy.log"))?;
-        let admin = process.wait_until("ready", START, |_| {
+        let ready = process.wait_until("ready", START, |_| {
             let admin = fs::read_to_string(&admin_file).ok()?;
             (get(&admin, "/ready").ok()?.trim() == "LIVE").then_some(admin)
-        })?;
-        Ok(Self { process, admin })
+        });
+        match (ready, complaint(&process.log())) {
+            (Ok(admin), _) => Ok(Self { process, admin }),
+            (Err(error), None) => Err(error),
+            (Err(_), Some(complaint)) => bail!("envoy refuses the configuration: {complaint}"),
+        }
     }
 
     /// The address a listener is bound to, by the listener's name.
@@ -235,6 +242,14 @@ pub fn find() -> Result<PathBuf> {
         .chain([crate::root().join(".tools/venv/bin/envoy")])
         .find(|candidate| candidate.is_file())
         .context("envoy not found: ./build.sh installs it, or set ENVOY to its path")
+}
+
+/// The first thing the log says at `error` or above: what follows from it comes later.
+fn complaint(log: &str) -> Option<&str> {
+    let serious = log.lines().find(|line| line.contains("][error][") || line.contains("][critical]["))?;
+    let (_time_and_level, rest) = serious.split_once("] [")?;
+    let (_source, text) = rest.split_once("] ")?;
+    Some(text.trim_start_matches("wasm log leveret: "))
 }
 
 fn get(admin: &str, path: &str) -> Result<String> {

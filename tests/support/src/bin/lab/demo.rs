@@ -46,7 +46,8 @@ async fn mqtt_to_amqp(mqtt_port: u16, amqp: &Amqp, qos: QoS) -> Result<()> {
     let mut consumer = amqp.consume("cities.*").await?;
     let mut device = Device::connect(mqtt_port, &format!("london-{}", qos as u8)).await?;
     device.publish("cities/london", qos, &payload).await?;
-    let delivery = within("the message over AMQP", consumer.next()).await?.context("the consumer has ended")??;
+    let delivery =
+        within("the message over AMQP", consumer.next()).await?.context("the consumer has ended")??;
     let (key, arrived) = (delivery.routing_key.as_str(), String::from_utf8_lossy(&delivery.data));
     row([&format!("MQTT PUBLISH, QoS {}", qos as u8), "cities/london", "AMQP basic.deliver", key, &arrived]);
     ensure!(key == "cities.london" && arrived == payload, "sent {payload:?} to cities/london");
@@ -84,7 +85,9 @@ impl Device {
     async fn connect(port: u16, client_id: &str) -> Result<Self> {
         let (client, events) = AsyncClient::new(MqttOptions::new(client_id, "127.0.0.1", port), 10);
         let mut device = Self { client, events };
-        device.until("CONNACK", |event| matches!(event, Event::Incoming(Packet::ConnAck(_))).then_some(())).await?;
+        device
+            .until("CONNACK", |event| matches!(event, Event::Incoming(Packet::ConnAck(_))).then_some(()))
+            .await?;
         Ok(device)
     }
 
@@ -115,7 +118,8 @@ impl Device {
 
     async fn disconnect(mut self) -> Result<()> {
         self.client.disconnect().await?;
-        self.until("DISCONNECT", |event| matches!(event, Event::Outgoing(Outgoing::Disconnect)).then_some(())).await
+        self.until("DISCONNECT", |event| matches!(event, Event::Outgoing(Outgoing::Disconnect)).then_some(()))
+            .await
     }
 
     async fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(Event) -> Option<T>) -> Result<T> {
@@ -148,18 +152,27 @@ impl Amqp {
     }
 
     async fn publish(&self, routing_key: &str, payload: &str) -> Result<()> {
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
-        let publish =
-            self.channel.basic_publish(EXCHANGE.into(), routing_key.into(), options, payload.as_bytes(), properties);
+        let (options, properties) =
+            (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
+        let publish = self.channel.basic_publish(
+            EXCHANGE.into(),
+            routing_key.into(),
+            options,
+            payload.as_bytes(),
+            properties,
+        );
         within("the broker's confirm", publish.await?).await??;
         Ok(())
     }
 
     async fn consume(&self, binding_key: &str) -> Result<Consumer> {
-        let (options, none) = (QueueDeclareOptions { exclusive: true, ..Default::default() }, FieldTable::default());
+        let (options, none) =
+            (QueueDeclareOptions { exclusive: true, ..Default::default() }, FieldTable::default());
         let queue = self.channel.queue_declare("".into(), options, none.clone()).await?;
         let (name, bind) = (queue.name().clone(), QueueBindOptions::default());
-        self.channel.queue_bind(name.clone(), EXCHANGE.into(), binding_key.into(), bind, none.clone()).await?;
+        self.channel
+            .queue_bind(name.clone(), EXCHANGE.into(), binding_key.into(), bind, none.clone())
+            .await?;
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
         Ok(self.channel.basic_consume(name, "".into(), options, none).await?)
     }

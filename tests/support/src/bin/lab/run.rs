@@ -49,6 +49,7 @@ enum Mode {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let plugin = arguments.config.as_deref().map_or_else(|| Ok(json!({})), read_plugin_configuration)?;
+    let (mode, plugin) = agree_on_mode(arguments.mode, plugin);
     for port in [arguments.port, arguments.admin_port] {
         ensure_free(port)?;
     }
@@ -63,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         (None, None) => bail!("no broker"),
     };
     let shipped = Shipped {
-        mode: mode(arguments.mode, &plugin),
+        mode,
         mqtt: loopback(arguments.port),
         admin: loopback(arguments.admin_port),
         broker,
@@ -77,7 +78,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..envoy::Options::default()
     };
     let mut envoy = Envoy::start(&folder.path().join("envoy"), &shipped.render()?, &options)?;
-    println!("envoy: admin http://{}, broker {}:{}", envoy.admin_address(), shipped.broker.0, shipped.broker.1);
+    println!(
+        "envoy: admin http://{}, broker {}:{}",
+        envoy.admin_address(),
+        shipped.broker.0,
+        shipped.broker.1
+    );
     println!("ready: mqtt {}", envoy.address("mqtt")?);
     wait_for_the_end(&mut envoy, private.as_mut())
 }
@@ -103,10 +109,13 @@ fn wait_for_the_end(envoy: &mut Envoy, mut broker: Option<&mut Rabbitmq>) -> Res
 
 fn start_private_broker(folder: &Path) -> Result<Rabbitmq> {
     println!("starting a private RabbitMQ ...");
-    let options =
-        rabbitmq::Options { plugins: vec!["rabbitmq_management"], ..rabbitmq::Options::default() };
+    let options = rabbitmq::Options { plugins: vec!["rabbitmq_management"], ..rabbitmq::Options::default() };
     let broker = Rabbitmq::start(folder, &options)?;
-    println!("broker: amqp {}, management {} (guest / guest)", broker.amqp_address(), broker.management_url());
+    println!(
+        "broker: amqp {}, management {} (guest / guest)",
+        broker.amqp_address(),
+        broker.management_url()
+    );
     Ok(broker)
 }
 
@@ -117,19 +126,25 @@ fn read_plugin_configuration(path: &Path) -> Result<Value> {
     Ok(if plugin.is_null() { json!({}) } else { plugin })
 }
 
-/// The file and the filter must agree, so the filter's own key decides unless `--mode` does.
-fn mode(given: Option<Mode>, plugin: &Value) -> envoy::Mode {
-    match given {
+/// Envoy's file and the filter's `connect_mode` must be of one mode: `--mode` decides, else the filter's key.
+fn agree_on_mode(given: Option<Mode>, mut plugin: Value) -> (envoy::Mode, Value) {
+    let mode = match given {
         Some(Mode::Lazy) => envoy::Mode::Lazy,
         Some(Mode::Eager) => envoy::Mode::Eager,
         None if plugin["connect_mode"] == envoy::Mode::Eager.name() => envoy::Mode::Eager,
         None => envoy::Mode::Lazy,
+    };
+    if let (Some(_), Some(keys)) = (given, plugin.as_object_mut()) {
+        keys.remove("connect_mode");
     }
+    (mode, plugin)
 }
 
 /// Envoy would share a taken port with another Envoy (SO_REUSEPORT), each getting some of the clients.
 fn ensure_free(port: u16) -> Result<()> {
-    TcpListener::bind(loopback(port)).map(drop).with_context(|| format!("cannot listen on {}", loopback(port)))
+    TcpListener::bind(loopback(port))
+        .map(drop)
+        .with_context(|| format!("cannot listen on {}", loopback(port)))
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -126,6 +126,14 @@ impl Rabbitmq {
     }
 }
 
+impl Drop for Rabbitmq {
+    /// At once: an orderly stop takes seconds, and whoever wants it has called [`Self::stop`].
+    fn drop(&mut self) {
+        // Should this fail, the node is stopped when its own turn to be dropped comes.
+        let _ = self.node.kill();
+    }
+}
+
 fn start_epmd(folder: &Path, ports: Ports) -> Result<Process> {
     let mut command = Command::new("epmd");
     command.args(["-address", "127.0.0.1", "-port", &ports.epmd.to_string()]);

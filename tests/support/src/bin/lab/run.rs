@@ -53,6 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for port in [arguments.port, arguments.admin_port] {
         ensure_free(port)?;
     }
+    let program = arguments.envoy.clone().map_or_else(envoy::find, Ok)?;
     let folder = crate::folder("run")?;
     let mut private = match arguments.amqp {
         Some(_) => None,
@@ -73,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     ensure!(shipped.module.is_file(), "{} is missing: ./build.sh build", shipped.module.display());
     let options = envoy::Options {
-        program: arguments.envoy.clone(),
+        program: Some(program),
         concurrency: arguments.concurrency,
         ..envoy::Options::default()
     };

@@ -1,0 +1,273 @@
+//! One Envoy with the probe between a client and a broker, both played by the test.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::envoy::{Envoy, Options};
+use support::process::wait_until;
+use tempfile::TempDir;
+
+use crate::module;
+
+/// Everything here takes milliseconds; this only turns a hang into a failure, on a machine busy with other tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// When `tcp_proxy` connects to the broker.
+#[derive(Clone, Copy)]
+pub(crate) enum Mode {
+    /// When bytes of the client have come through the probe.
+    Lazy,
+    /// At once.
+    Eager,
+}
+
+/// What every lazy test gives `tcp_proxy` as `max_early_data_bytes`.
+pub(crate) const EARLY_DATA: usize = 1000;
+
+pub(crate) struct Rig {
+    pub(crate) envoy: Envoy,
+    address: SocketAddr,
+    broker: TcpListener,
+    /// Where files of the test can go; removed after Envoy has ended.
+    pub(crate) folder: TempDir,
+}
+
+impl Rig {
+    /// Envoy with a probe that does what `script` says (`tests/probe/src/script.rs` has the words).
+    pub(crate) fn start(mode: Mode, script: Value) -> Rig {
+        Rig::with(mode, script, |_, _| ())
+    }
+
+    /// The same, with changes to the bootstrap before Envoy sees it; they may put files into the folder.
+    pub(crate) fn with(mode: Mode, script: Value, change: impl FnOnce(&mut Value, &Path)) -> Rig {
+        let folder = TempDir::new().unwrap();
+        let broker = listen();
+        let mut bootstrap = bootstrap(mode, script, broker.local_addr().unwrap());
+        change(&mut bootstrap, folder.path());
+        let envoy = Envoy::start(folder.path(), &bootstrap, &Options::default()).unwrap();
+        let address = envoy.address("facts").unwrap();
+        Rig { envoy, address, broker, folder }
+    }
+
+    /// A new client.
+    pub(crate) fn client(&self) -> TcpStream {
+        patient(TcpStream::connect(self.address).unwrap())
+    }
+
+    /// The next connection that Envoy made to the broker.
+    pub(crate) fn broker(&self) -> TcpStream {
+        accept(&self.broker)
+    }
+
+    /// Whether Envoy has made no connection to the broker (that was not accepted yet).
+    pub(crate) fn broker_is_untouched(&self) -> bool {
+        self.broker.set_nonblocking(true).unwrap();
+        let result = self.broker.accept();
+        self.broker.set_nonblocking(false).unwrap();
+        matches!(result, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Does this while Envoy stands still, so that it finds all of it at once.
+    pub(crate) fn while_frozen<T>(&mut self, act: impl FnOnce() -> T) -> T {
+        self.envoy.process().signal(Signal::STOP).unwrap();
+        let result = act();
+        self.envoy.process().signal(Signal::CONT).unwrap();
+        result
+    }
+
+    /// Waits for the probe to say this; the rest of that line.
+    pub(crate) fn said(&self, text: &str) -> String {
+        self.said_times(text, 1)
+    }
+
+    /// Waits for the probe to say this `times` times; the rest of the last of these lines.
+    pub(crate) fn said_times(&self, text: &str, times: usize) -> String {
+        wait_until(&format!("{text:?}, {times} times"), PATIENCE, || {
+            self.sayings(text).into_iter().nth(times - 1)
+        })
+        .unwrap_or_else(|error| panic!("{error}; it said:\n{}", self.sayings("").join("\n")))
+    }
+
+    /// What the probe has said after this text so far.
+    pub(crate) fn sayings(&self, text: &str) -> Vec<String> {
+        let log = self.envoy.log();
+        let said = log.lines().filter_map(|line| line.split_once(": probe #")?.1.split_once(text));
+        said.map(|(_, rest)| rest.to_owned()).collect()
+    }
+}
+
+/// A server of the test's own.
+pub(crate) fn listen() -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // On Linux this is also how long `accept` waits.
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+    listener
+}
+
+/// The next connection to it.
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
+    patient(listener.accept().unwrap().0)
+}
+
+/// A broker that lets Envoy's connection hang (its backlog is full) until it is told to accept.
+pub(crate) struct Deaf {
+    listener: TcpListener,
+    in_the_way: Vec<TcpStream>,
+}
+
+impl Deaf {
+    pub(crate) fn new() -> Deaf {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr().unwrap();
+        // A connection that is not there at once on loopback waits for room in the backlog.
+        let full = Duration::from_millis(100);
+        let in_the_way = std::iter::from_fn(|| TcpStream::connect_timeout(&address, full).ok()).collect();
+        Deaf { listener, in_the_way }
+    }
+
+    /// Puts it in the place of the usual broker.
+    pub(crate) fn replace_broker(&self, bootstrap: &mut Value) {
+        let address = address(self.listener.local_addr().unwrap());
+        bootstrap["static_resources"]["clusters"][0] = cluster("broker", address);
+    }
+
+    /// Makes room and takes the connection of Envoy, whose kernel tries again within seconds.
+    pub(crate) fn accept(mut self) -> TcpStream {
+        for _ in self.in_the_way.drain(..) {
+            drop(self.listener.accept().unwrap());
+        }
+        accept(&self.listener)
+    }
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// What the tests do with a socket, the client's or the broker's.
+pub(crate) trait Talk {
+    fn say(&mut self, bytes: impl AsRef<[u8]>);
+    /// The next bytes that come are these.
+    fn hears(&mut self, bytes: impl AsRef<[u8]>);
+    /// Everything that still comes, as text, and how it ends.
+    fn rest(&mut self) -> (String, End);
+    /// FIN: nothing more to say, still listening.
+    fn finish(&self);
+    /// RST.
+    fn reset(self);
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Fin,
+    Rst,
+}
+
+impl Talk for TcpStream {
+    fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        self.write_all(bytes.as_ref()).unwrap();
+    }
+
+    fn hears(&mut self, bytes: impl AsRef<[u8]>) {
+        let mut got = vec![0; bytes.as_ref().len()];
+        self.read_exact(&mut got).unwrap();
+        assert_eq!(got.escape_ascii().to_string(), bytes.as_ref().escape_ascii().to_string());
+    }
+
+    fn rest(&mut self) -> (String, End) {
+        let (mut all, mut piece) = (Vec::new(), [0; 65536]);
+        let end = loop {
+            match self.read(&mut piece) {
+                Ok(0) => break End::Fin,
+                Ok(size) => all.extend_from_slice(&piece[..size]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break End::Rst,
+                Err(error) => panic!("{error}, after {}", all.escape_ascii()),
+            }
+        };
+        (all.escape_ascii().to_string(), end)
+    }
+
+    fn finish(&self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
+
+    fn reset(self) {
+        SockRef::from(&self).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// One listener, the probe, `tcp_proxy`, one cluster.
+fn bootstrap(mode: Mode, script: Value, broker: SocketAddr) -> Value {
+    let mut tcp_proxy = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "broker",
+        "cluster": "broker",
+    });
+    if let Mode::Lazy = mode {
+        tcp_proxy["upstream_connect_mode"] = json!("ON_DOWNSTREAM_DATA");
+        tcp_proxy["max_early_data_bytes"] = json!(EARLY_DATA);
+    }
+    let filters = json!([
+        { "name": "probe", "typed_config": probe(script) },
+        { "name": "tcp_proxy", "typed_config": tcp_proxy },
+    ]);
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    json!({
+        "admin": { "address": address(any_port) },
+        "static_resources": {
+            "listeners": [{
+                "name": "facts",
+                "address": address(any_port),
+                "filter_chains": [{ "name": "the chain", "filters": filters }],
+            }],
+            "clusters": [cluster("broker", address(broker))],
+        },
+    })
+}
+
+/// The probe as a network filter's `typed_config`.
+pub(crate) fn probe(script: Value) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+        "config": {
+            "name": "the plugin",
+            "configuration": {
+                "@type": "type.googleapis.com/google.protobuf.StringValue",
+                "value": script.to_string(),
+            },
+            "vm_config": {
+                "runtime": "envoy.wasm.runtime.v8",
+                "code": { "local": { "filename": module::probe() } },
+            },
+        },
+    })
+}
+
+/// A cluster with one endpoint.
+pub(crate) fn cluster(name: &str, address: Value) -> Value {
+    json!({
+        "name": name,
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address } }] }],
+        },
+    })
+}
+
+/// A TCP address as Envoy writes it.
+pub(crate) fn address(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}

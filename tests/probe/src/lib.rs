@@ -1,0 +1,215 @@
+//! A proxy-wasm network filter without a will of its own: its plugin configuration says, callback by callback,
+//! which hostcalls it makes ([`script`]), and it logs what Envoy answered. `tests/envoy_facts.rs` writes the
+//! scripts, so that a fact and its proof stand in one place.
+//!
+//! A log line is `probe #CONTEXT CALLBACK: WHAT`.
+#![allow(
+    unsafe_code,
+    reason = "raw hostcalls: the wrappers of the SDK panic on statuses the tests want to see"
+)]
+#![allow(missing_docs, reason = "the exports are the SDK's")]
+
+mod host;
+mod script;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::rc::Rc;
+
+use host::Side;
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, RootContext, StreamContext};
+use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, PeerType};
+use script::{Op, Script};
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(LogLevel::Info);
+    proxy_wasm::set_root_context(|id| Box::new(Root { id, script: Rc::default(), connections: Rc::default() }));
+}}
+
+/// What is to be done in the next tick, for each connection alive.
+type Connections = Rc<RefCell<BTreeMap<u32, Pending>>>;
+
+#[derive(Default)]
+struct Pending {
+    next_tick: Vec<Op>,
+    ticks: usize,
+}
+
+struct Root {
+    id: u32,
+    script: Rc<Script>,
+    connections: Connections,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::StreamContext)
+    }
+
+    fn on_configure(&mut self, size: usize) -> bool {
+        let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten();
+        let bytes = bytes.unwrap_or_default();
+        match serde_json::from_slice::<Script>(&bytes) {
+            Ok(script) => {
+                self.script = Rc::new(script);
+                let tick = host::set_tick_period(self.script.tick_ms);
+                say(self.id, "configure", format_args!("taken, tick {tick}"));
+                true
+            }
+            Err(error) => {
+                say(self.id, "configure", format_args!("refused: {error}"));
+                false
+            }
+        }
+    }
+
+    fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
+        self.connections.borrow_mut().insert(id, Pending::default());
+        let (script, connections) = (Rc::clone(&self.script), Rc::clone(&self.connections));
+        Some(Box::new(Connection { id, script, connections, calls: [0; 5] }))
+    }
+
+    fn on_tick(&mut self) {
+        // Taken out first: an op may end a connection, which comes back to us as a callback.
+        let mut due = Vec::new();
+        for (&id, pending) in self.connections.borrow_mut().iter_mut() {
+            let mut ops = std::mem::take(&mut pending.next_tick);
+            ops.extend_from_slice(nth(&self.script.tick, pending.ticks));
+            pending.ticks += 1;
+            due.push((id, ops));
+        }
+        for (id, ops) in due {
+            if !ops.is_empty() {
+                host::set_effective_context(id);
+                run(id, "tick", &ops, &self.connections);
+                host::set_effective_context(self.id);
+            }
+        }
+    }
+}
+
+struct Connection {
+    id: u32,
+    script: Rc<Script>,
+    connections: Connections,
+    /// How often each callback was called, by its place in [`Callback`].
+    calls: [usize; 5],
+}
+
+#[derive(Clone, Copy)]
+enum Callback {
+    Connected,
+    ClientData,
+    BrokerData,
+    ClientClose,
+    BrokerClose,
+}
+
+impl Connection {
+    fn handle(&mut self, callback: Callback, what: impl Display) -> Action {
+        let (name, lists) = match callback {
+            Callback::Connected => ("connected", &self.script.connected),
+            Callback::ClientData => ("client_data", &self.script.client_data),
+            Callback::BrokerData => ("broker_data", &self.script.broker_data),
+            Callback::ClientClose => ("client_close", &self.script.client_close),
+            Callback::BrokerClose => ("broker_close", &self.script.broker_close),
+        };
+        say(self.id, name, what);
+        let Some(calls) = self.calls.get_mut(callback as usize) else { return Action::Continue };
+        let ops = nth(lists, *calls);
+        *calls += 1;
+        run(self.id, name, ops, &self.connections)
+    }
+}
+
+impl Context for Connection {}
+
+impl StreamContext for Connection {
+    fn on_new_connection(&mut self) -> Action {
+        self.handle(Callback::Connected, "new connection")
+    }
+
+    fn on_downstream_data(&mut self, size: usize, end: bool) -> Action {
+        self.handle(Callback::ClientData, format_args!("{size} bytes, end {end}"))
+    }
+
+    fn on_upstream_data(&mut self, size: usize, end: bool) -> Action {
+        self.handle(Callback::BrokerData, format_args!("{size} bytes, end {end}"))
+    }
+
+    fn on_downstream_close(&mut self, peer: PeerType) {
+        self.handle(Callback::ClientClose, format_args!("by {peer:?}"));
+    }
+
+    fn on_upstream_close(&mut self, peer: PeerType) {
+        self.handle(Callback::BrokerClose, format_args!("by {peer:?}"));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connections.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Runs the ops in order; says what each came to.
+fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action {
+    let mut action = Action::Continue;
+    for op in ops {
+        match op {
+            Op::Pause => action = Action::Pause,
+            Op::SetDownstream(bytes) => {
+                say(id, callback, format_args!("set_downstream {}", replace(Side::Downstream, bytes)));
+            }
+            Op::SetUpstream(bytes) => {
+                say(id, callback, format_args!("set_upstream {}", replace(Side::Upstream, bytes)));
+            }
+            Op::ResumeDownstream => {
+                say(id, callback, format_args!("resume_downstream {}", host::resume(Side::Downstream)));
+            }
+            Op::ResumeUpstream => {
+                say(id, callback, format_args!("resume_upstream {}", host::resume(Side::Upstream)));
+            }
+            Op::CloseDownstream => {
+                say(id, callback, format_args!("close_downstream {}", host::close(Side::Downstream)));
+            }
+            Op::CloseUpstream => {
+                say(id, callback, format_args!("close_upstream {}", host::close(Side::Upstream)));
+            }
+            Op::Property(path) => match host::property(path) {
+                Ok(value) => say(id, callback, format_args!("property {path} = {}", value.escape_ascii())),
+                Err(status) => say(id, callback, format_args!("property {path}: {status}")),
+            },
+            Op::FilterState(key, value) => {
+                say(id, callback, format_args!("filter_state {}", host::set_filter_state(key, value)));
+            }
+            Op::NextTick(later) => {
+                if let Some(pending) = connections.borrow_mut().get_mut(&id) {
+                    pending.next_tick.extend_from_slice(later);
+                }
+            }
+            Op::Trap => {
+                say(id, callback, "trap");
+                std::process::abort();
+            }
+        }
+    }
+    action
+}
+
+fn replace(side: Side, bytes: &str) -> host::Status {
+    host::replace_buffer(side, bytes.as_bytes())
+}
+
+/// The list of the n-th call; the last one repeats.
+fn nth(lists: &[Vec<Op>], n: usize) -> &[Op] {
+    lists.get(n).or(lists.last()).map_or(&[], Vec::as_slice)
+}
+
+fn say(id: u32, callback: &str, what: impl Display) {
+    log::info!("probe #{id} {callback}: {what}");
+}

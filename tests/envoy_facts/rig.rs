@@ -114,9 +114,15 @@ pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     patient(listener.accept().unwrap().0)
 }
 
+/// Puts another broker in the place of the rig's own.
+pub(crate) fn replace_broker(bootstrap: &mut Value, broker: &TcpListener) {
+    let address = address(broker.local_addr().unwrap());
+    bootstrap["static_resources"]["clusters"][0] = cluster("broker", address);
+}
+
 /// A broker that lets Envoy's connection hang (its backlog is full) until it is told to accept.
 pub(crate) struct Deaf {
-    listener: TcpListener,
+    pub(crate) listener: TcpListener,
     in_the_way: Vec<TcpStream>,
 }
 
@@ -132,12 +138,6 @@ impl Deaf {
         let full = Duration::from_millis(100);
         let in_the_way = std::iter::from_fn(|| TcpStream::connect_timeout(&address, full).ok()).collect();
         Deaf { listener, in_the_way }
-    }
-
-    /// Puts it in the place of the usual broker.
-    pub(crate) fn replace_broker(&self, bootstrap: &mut Value) {
-        let address = address(self.listener.local_addr().unwrap());
-        bootstrap["static_resources"]["clusters"][0] = cluster("broker", address);
     }
 
     /// Makes room and takes the connection of Envoy, whose kernel tries again within seconds.

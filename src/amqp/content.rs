@@ -19,8 +19,9 @@ pub struct ContentHeader<'a> {
 impl<'a> ContentHeader<'a> {
     pub(super) fn decode(mut r: Reader<'a>) -> Result<Self, DecodeError> {
         let (class, weight, body_size, flags) = (r.u16()?, r.u16()?, r.u64()?, r.u16()?);
-        // Bit 0 announces a second word of flags, for properties that basic does not have.
-        if class != BASIC || weight != 0 || flags & 1 != 0 {
+        // Bit 0 would announce a second word of flags, for properties that basic does not have. A publisher can set it all the
+        // same: RabbitMQ 3.10 reads no such word and passes the header on as it came.
+        if class != BASIC || weight != 0 {
             return Err(DecodeError::ContentHeader);
         }
         let has = |bit: u16| flags >> bit & 1 == 1;

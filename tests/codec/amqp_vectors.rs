@@ -153,6 +153,8 @@ fn content_headers() {
     assert_eq!(header(60, 0, 1 << 12, b"\x01"), content("persistent=false qos=None"));
     let all = b"\x02ct\x02ce\x00\x00\x00\x15\x12x-mqtt-publish-qosb\x01\x02\x09\x01c";
     assert_eq!(header(60, 0, 0xffe0, all), content("persistent=true qos=Some(1)"));
+    // A publisher can set the bit that announces more flags, and RabbitMQ 3.10 passes it on without them.
+    assert_eq!(header(60, 0, 1 << 12 | 1, b"\x02"), content("persistent=true qos=None"));
     // A publisher's table, malformed: its message has no QoS.
     assert_eq!(header(60, 0, 3 << 12, b"\x00\x00\x00\x01\x05\x02"), content("persistent=true qos=None"));
     for (class, weight, flags, properties, error) in [

@@ -19,9 +19,9 @@ pub(crate) const FROM_CLIENT: &[(&str, &[u8], &str)] = &[
         "CONNECT V311 clean=true keep_alive=0 id=\"\" will=None username=None password=None",
     ),
     (
-        "3.1.2.6, 3.1.2.7: will QoS 2, retained, no payload; a user name alone",
-        b"\x10\x14\x00\x04MQTT\x04\xb4\xff\xff\x00\x01i\x00\x01w\x00\x00\x00\x00",
-        "CONNECT V311 clean=false keep_alive=65535 id=\"i\" will=Some((ExactlyOnce, true, \"w\", [])) \
+        "3.1.2.6, 3.1.2.7: will QoS 0, retained, no payload; a user name alone",
+        b"\x10\x14\x00\x04MQTT\x04\xa4\xff\xff\x00\x01i\x00\x01w\x00\x00\x00\x00",
+        "CONNECT V311 clean=false keep_alive=65535 id=\"i\" will=Some((AtMostOnce, true, \"w\", [])) \
          username=Some(\"\") password=None",
     ),
     (

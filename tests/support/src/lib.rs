@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_types, reason = "native test code: the clock is the real one")]
 
 pub mod envoy;
+pub mod agreeable;
 pub mod host;
 pub mod module;
 pub mod ports;

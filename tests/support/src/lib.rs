@@ -18,6 +18,7 @@ pub mod envoy;
 pub mod agreeable;
 pub mod host;
 pub mod module;
+pub mod load;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;

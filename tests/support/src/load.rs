@@ -8,6 +8,8 @@
 
 mod client;
 mod cpu;
+#[cfg(test)]
+mod faulty;
 mod fleet;
 mod report;
 mod sequence;

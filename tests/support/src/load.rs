@@ -25,7 +25,7 @@ use mqttbytes::QoS;
 use client::Login;
 use cpu::{Usage, Watched};
 use fleet::{Fleet, Shape};
-use report::{Cell, Measured, Report};
+use report::{Cell, Measured, Report, Turn};
 use sequence::Stamp;
 use targets::{Target, Targets};
 
@@ -39,7 +39,7 @@ pub struct Options {
     /// A process whose CPU time to show. What is started for the occasion is watched anyway.
     #[arg(long = "watch", value_name = "NAME=PID")]
     watched: Vec<Watched>,
-    /// Rounds for each target, not counting one to warm up.
+    /// Rounds for each target, not counting one to warm up. A round has connections of its own.
     #[arg(long, default_value_t = 6)]
     rounds: usize,
     /// Messages in a round, all publishers together.
@@ -137,32 +137,36 @@ async fn rounds(
     targets: &[Target],
     watched: &[Watched],
 ) -> Result<Vec<Measured>> {
-    let each = options.messages / options.publishers as u64;
-    let copies = if options.fan_out { options.subscribers as u64 } else { 1 };
-    let delivered = each * options.publishers as u64 * copies;
-    let mut fleets = Vec::new();
-    for target in targets {
-        let mut fleet = Fleet::open(target.address, shape).await.with_context(|| target.name.clone())?;
-        fleet.round(each).await.with_context(|| format!("{}, warming up", target.name))?;
-        fleets.push((fleet, Measured::new(&target.name)));
-    }
-    let mut order: Vec<_> = (0..fleets.len()).collect();
-    for round in 1..=options.rounds {
-        for turn in &order {
-            let (fleet, measured) = &mut fleets[*turn];
-            let before = Usage::read(watched)?;
-            let took =
-                fleet.round(each).await.with_context(|| format!("{}, round {round}", measured.name))?;
-            measured.add(delivered, took, &Usage::read(watched)?.since(&before));
+    let mut measured: Vec<_> = targets.iter().map(|target| Measured::new(&target.name)).collect();
+    let mut order: Vec<_> = (0..targets.len()).collect();
+    for round in 0..=options.rounds {
+        for index in &order {
+            let target = &targets[*index];
+            let turn = turn(options, shape, target, watched).await;
+            let turn = turn.with_context(|| format!("{}, round {round}", target.name))?;
+            // The first one warms up what comes to life only once: code, caches, heaps.
+            if round > 0 {
+                measured[*index].add(turn);
+            }
         }
         order.reverse();
     }
-    let mut all = Vec::new();
-    for (fleet, measured) in fleets {
-        fleet.close().await.with_context(|| measured.name.clone())?;
-        all.push(measured);
-    }
-    Ok(all)
+    Ok(measured)
+}
+
+/// One round of one target. Everybody connects anew: which of Envoy's workers a connection falls to is luck, and luck
+/// that lasted for all rounds would pass for a difference between the targets.
+async fn turn(options: &Options, shape: &Shape, target: &Target, watched: &[Watched]) -> Result<Turn> {
+    let each = options.messages / options.publishers as u64;
+    let copies = if options.fan_out { options.subscribers as u64 } else { 1 };
+    let mut fleet = Fleet::open(target.address, shape).await?;
+    fleet.round(each.div_ceil(10)).await.context("warming up")?;
+    let before = Usage::read(watched)?;
+    let took = fleet.round(each).await?;
+    let usage = Usage::read(watched)?.since(&before);
+    let admissions = fleet.admissions();
+    fleet.close().await?;
+    Ok(Turn { delivered: each * options.publishers as u64 * copies, took, usage, admissions })
 }
 
 impl Options {

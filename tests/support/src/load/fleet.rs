@@ -105,6 +105,11 @@ impl Fleet {
         Ok(last - start)
     }
 
+    /// How long each member waited for its CONNACK.
+    pub(crate) fn admissions(&self) -> Vec<Duration> {
+        self.members.iter().map(|member| member.client().admitted_in).collect()
+    }
+
     /// Takes whatever the broker still has to say, checks it, and leaves.
     pub(crate) async fn close(self) -> Result<()> {
         for mut member in self.members {
@@ -134,6 +139,11 @@ impl Member {
             }
             Self::Subscriber(subscriber) => subscriber.receive(end).await.context("a subscriber failed"),
         }
+    }
+
+    fn client(&self) -> &Client {
+        let (Self::Publisher(Publisher { client, .. }) | Self::Subscriber(Subscriber { client, .. })) = self;
+        client
     }
 
     fn faults(&self, end: u64) -> Vec<String> {

@@ -42,6 +42,15 @@ impl Cell {
     }
 }
 
+/// What one round of one target gave.
+pub(crate) struct Turn {
+    pub(crate) delivered: u64,
+    pub(crate) took: Duration,
+    pub(crate) usage: Usage,
+    /// From CONNECT to CONNACK, each member of the fleet one after the other.
+    pub(crate) admissions: Vec<Duration>,
+}
+
 /// What one target did.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
@@ -52,20 +61,29 @@ pub(crate) struct Measured {
     pub(crate) rates: Vec<f64>,
     /// Processor seconds used during this target's rounds, by process.
     pub(crate) cpu_seconds: BTreeMap<String, f64>,
+    /// Milliseconds from CONNECT to CONNACK, one connection after the other, nothing else going on.
+    pub(crate) connack_ms: Vec<f64>,
     #[serde(skip)]
     usage: Usage,
 }
 
 impl Measured {
     pub(crate) fn new(name: &str) -> Self {
-        let (rates, cpu_seconds, usage) = (Vec::new(), BTreeMap::new(), Usage::default());
-        Self { name: name.to_owned(), delivered: 0, rates, cpu_seconds, usage }
+        Self {
+            name: name.to_owned(),
+            delivered: 0,
+            rates: Vec::new(),
+            cpu_seconds: BTreeMap::new(),
+            connack_ms: Vec::new(),
+            usage: Usage::default(),
+        }
     }
 
-    pub(crate) fn add(&mut self, delivered: u64, took: Duration, usage: &Usage) {
-        self.delivered += delivered;
-        self.rates.push(delivered as f64 / took.as_secs_f64());
-        self.usage.add(usage);
+    pub(crate) fn add(&mut self, turn: Turn) {
+        self.delivered += turn.delivered;
+        self.rates.push(turn.delivered as f64 / turn.took.as_secs_f64());
+        self.connack_ms.extend(turn.admissions.iter().map(|wait| wait.as_secs_f64() * 1e3));
+        self.usage.add(&turn.usage);
         self.cpu_seconds = self.usage.seconds().clone();
     }
 }
@@ -93,8 +111,10 @@ impl fmt::Display for Cell {
         writeln!(f, "{}", self.title)?;
         for target in &self.targets {
             let Spread { least, median, most } = Spread::of(&target.rates);
-            write!(f, "  {:<12} {median:>9.0} msg/s  ({least:.0} .. {most:.0})  CPU s:", target.name)?;
-            writeln!(f, "{}", cpu(target)?)?;
+            writeln!(f, "  {:<14} {median:>7.0} msg/s  ({least:.0} .. {most:.0})", target.name)?;
+            writeln!(f, "  {:14} CPU s (us per message):{}", "", cpu(target)?)?;
+            let Spread { least, median, most } = Spread::of(&target.connack_ms);
+            writeln!(f, "  {:14} CONNACK after {median:.2} ms  ({least:.2} .. {most:.2})", "")?;
         }
         for ratio in &self.ratios {
             let Spread { least, median, most } = Spread::of(&ratio.of_rounds);
@@ -109,7 +129,7 @@ fn cpu(target: &Measured) -> Result<String, fmt::Error> {
     let mut line = String::new();
     for (process, seconds) in &target.cpu_seconds {
         let each = seconds * 1e6 / target.delivered as f64;
-        write!(line, "  {process} {seconds:.2} ({each:.1} us)")?;
+        write!(line, "  {process} {seconds:.2} ({each:.1})")?;
     }
     Ok(line)
 }
@@ -147,7 +167,8 @@ mod tests {
     fn targets_are_compared_with_the_last_one_round_by_round() {
         let mut targets = vec![Measured::new("new"), Measured::new("old")];
         for (target, seconds) in [(0, 1), (1, 2), (0, 4), (1, 4), (0, 1), (1, 3)] {
-            targets[target].add(120, Duration::from_secs(seconds), &Usage::default());
+            let (took, usage, admissions) = (Duration::from_secs(seconds), Usage::default(), Vec::new());
+            targets[target].add(Turn { delivered: 120, took, usage, admissions });
         }
         let cell = Cell::new(String::new(), 0, 64, None, targets);
         assert_eq!(cell.ratios.len(), 1);

@@ -26,12 +26,15 @@ enum Command {
     Run(run::Arguments),
     /// Send messages both ways between MQTT and AMQP clients, print what went over which protocol.
     Demo,
+    /// Compare the throughput of MQTT endpoints: Leveret's and RabbitMQ's own, unless others are given.
+    Load(support::load::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Demo => demo::run(),
+        Command::Load(options) => support::load::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,11 +14,11 @@
 //! ```
 #![allow(clippy::disallowed_types, reason = "native test code: the clock is the real one")]
 
-pub mod envoy;
 pub mod agreeable;
+pub mod envoy;
 pub mod host;
-pub mod module;
 pub mod load;
+pub mod module;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;

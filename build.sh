@@ -112,13 +112,13 @@ need_envoy() {
 need_rabbitmq() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || {
         # The packages enable these at boot; we only want the programs.
-        local unit fresh=()
-        for unit in rabbitmq-server.service epmd.service epmd.socket; do
-            [ -e /lib/systemd/system/$unit ] || fresh+=("$unit")
+        local unit links=()
+        for unit in multi-user.target.wants/{rabbitmq-server,epmd}.service sockets.target.wants/epmd.socket; do
+            [ -e "/etc/systemd/system/$unit" ] || links+=("/etc/systemd/system/$unit")
         done
         apt_install rabbitmq-server
-        ! have systemctl || as_root systemctl --quiet disable "${fresh[@]}" 2>/dev/null
         as_root update-rc.d rabbitmq-server disable
+        as_root rm -f "${links[@]}"
     }
 }
 

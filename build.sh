@@ -89,7 +89,9 @@ exec_lab() {
 module() {
     local name=$1
     shift
-    cargo build --quiet --release -p leveret-mqtt-amqp --target $WASM_TARGET "$@"
+    # The build stamp, which the module logs when it starts.
+    LEVERET_BUILD=$(git describe --always --dirty 2>/dev/null || echo unknown) \
+        cargo build --quiet --release -p leveret-mqtt-amqp --target $WASM_TARGET "$@"
     cp -u "target/$WASM_TARGET/release/leveret_mqtt_amqp.wasm" "target/$name"
 }
 

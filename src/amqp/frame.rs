@@ -65,10 +65,14 @@ impl Decoder {
             match self.state {
                 State::Between => {
                     let mut reader = Reader::new(input);
-                    let Some(found) = self.frame(&mut reader)? else { return Ok(None) };
+                    let Some(found) = frame_at(&mut reader)? else { return Ok(None) };
                     *input = reader.rest();
-                    if let Found::Item(item) = found {
-                        return Ok(Some(item));
+                    match found {
+                        Found::Item(item) => return Ok(Some(item)),
+                        Found::BodyStarts { size: 0, .. } => self.state = State::BodyEnd,
+                        Found::BodyStarts { channel, size } => {
+                            self.state = State::Body { channel, left: size }
+                        }
                     }
                 }
                 State::Body { channel, left } => {
@@ -92,42 +96,42 @@ impl Decoder {
             }
         }
     }
-
-    fn frame<'a>(&mut self, reader: &mut Reader<'a>) -> Result<Option<Found<'a>>, DecodeError> {
-        let Some(&frame_type) = reader.rest().first() else { return Ok(None) };
-        if frame_type == b'A' {
-            return Ok(reader.take(8).ok().map(|_| Found::Item(Item::ProtocolHeader)));
-        }
-        if !matches!(frame_type, METHOD | HEADER | BODY | HEARTBEAT) {
-            return Err(DecodeError::FrameType);
-        }
-        let Ok(head) = reader.take(HEAD_LEN) else { return Ok(None) };
-        let mut head = Reader::new(head);
-        let (_, channel, size) = (head.u8()?, head.u16()?, head.u32()?);
-        if frame_type == BODY {
-            self.state = if size == 0 { State::BodyEnd } else { State::Body { channel, left: size } };
-            return Ok(Some(Found::BodyStarts));
-        }
-        if size > MAX_COLLECTED - FRAME_OVERHEAD {
-            return Err(DecodeError::FrameTooLarge);
-        }
-        let Ok(payload) = reader.take(size as usize) else { return Ok(None) };
-        let Ok(end) = reader.u8() else { return Ok(None) };
-        if end != END {
-            return Err(DecodeError::FrameEnd);
-        }
-        let payload = Reader::new(payload);
-        Ok(Some(Found::Item(match frame_type {
-            METHOD => Item::Method { channel, method: BrokerMethod::decode(payload)? },
-            HEADER => Item::Header { channel, header: ContentHeader::decode(payload)? },
-            _ => Item::Heartbeat,
-        })))
-    }
 }
 
+/// What stands at the start of a frame.
 enum Found<'a> {
     Item(Item<'a>),
-    BodyStarts,
+    BodyStarts { channel: u16, size: u32 },
+}
+
+fn frame_at<'a>(reader: &mut Reader<'a>) -> Result<Option<Found<'a>>, DecodeError> {
+    let Some(&frame_type) = reader.rest().first() else { return Ok(None) };
+    if frame_type == b'A' {
+        return Ok(reader.take(8).ok().map(|_| Found::Item(Item::ProtocolHeader)));
+    }
+    if !matches!(frame_type, METHOD | HEADER | BODY | HEARTBEAT) {
+        return Err(DecodeError::FrameType);
+    }
+    let Ok(head) = reader.take(HEAD_LEN) else { return Ok(None) };
+    let mut head = Reader::new(head);
+    let (_, channel, size) = (head.u8()?, head.u16()?, head.u32()?);
+    if frame_type == BODY {
+        return Ok(Some(Found::BodyStarts { channel, size }));
+    }
+    if size > MAX_COLLECTED - FRAME_OVERHEAD {
+        return Err(DecodeError::FrameTooLarge);
+    }
+    let Ok(payload) = reader.take(size as usize) else { return Ok(None) };
+    let Ok(end) = reader.u8() else { return Ok(None) };
+    if end != END {
+        return Err(DecodeError::FrameEnd);
+    }
+    let payload = Reader::new(payload);
+    Ok(Some(Found::Item(match frame_type {
+        METHOD => Item::Method { channel, method: BrokerMethod::decode(payload)? },
+        HEADER => Item::Header { channel, header: ContentHeader::decode(payload)? },
+        _ => Item::Heartbeat,
+    })))
 }
 
 /// Appends a method or header frame around what `payload` writes.

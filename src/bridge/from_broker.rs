@@ -9,7 +9,7 @@ use super::{Bridge, State};
 use crate::amqp::{ContentHeader, PUBLISH_QOS};
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
-use crate::mqtt::encode::{self, PublishHead};
+use crate::mqtt::encode::{self, Delivery, PublishHead};
 use crate::mqtt::{ConnectReturnCode, QoS};
 use crate::time::Instant;
 
@@ -109,23 +109,16 @@ impl Bridge {
             self.pass_over(level, delivery_tag);
             return Ok(());
         }
-        let packet_id = match has_packet_id {
-            true => Some(
-                self.deliveries
-                    .send(delivery_tag)
-                    .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?,
-            ),
-            false => None,
+        let delivery = match has_packet_id {
+            true => {
+                let misbehaved = Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected);
+                let packet_id = self.deliveries.send(delivery_tag).ok_or(misbehaved)?;
+                Delivery::AtLeastOnce { packet_id, dup: redelivered }
+            }
+            false => Delivery::AtMostOnce,
         };
-        let (dup, payload_len) = (redelivered && has_packet_id, header.body_size as u32);
-        self.client.publish(PublishHead {
-            dup,
-            packet_id,
-            qos,
-            retain: false,
-            topic: &self.topic,
-            payload_len,
-        });
+        let payload_len = header.body_size as u32;
+        self.client.publish(PublishHead { delivery, retain: false, topic: &self.topic, payload_len });
         self.arriving = Arriving::Wanted;
         if level == Level::One && !has_packet_id {
             self.broker.acknowledge(delivery_tag);

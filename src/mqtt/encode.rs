@@ -21,12 +21,8 @@ pub fn publish_fits(topic: &str, has_packet_id: bool, payload_len: u64) -> bool 
 /// What goes into a PUBLISH ahead of its payload, section 3.3.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishHead<'a> {
-    /// Sent before, and perhaps received.
-    pub dup: bool,
-    /// `Some` at QoS 1 and 2 only.
-    pub packet_id: Option<PacketId>,
-    /// 0 without a packet id. [MQTT-2.3.1-5]
-    pub qos: QoS,
+    /// QoS, and what goes with it.
+    pub delivery: Delivery,
     /// The message is a retained one, sent because of a new subscription.
     pub retain: bool,
     /// At most 65 535 bytes.
@@ -35,14 +31,31 @@ pub struct PublishHead<'a> {
     pub payload_len: u32,
 }
 
+/// The QoS at which a message is delivered. Without QoS 2, which no subscription is granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// QoS 0: no packet id, never DUP. [MQTT-2.3.1-5] [MQTT-3.3.1-2]
+    AtMostOnce,
+    /// QoS 1.
+    AtLeastOnce {
+        /// For the PUBACK.
+        packet_id: PacketId,
+        /// Sent before, and perhaps received.
+        dup: bool,
+    },
+}
+
 /// A PUBLISH up to its payload.
 pub fn publish(out: &mut Vec<u8>, head: PublishHead<'_>) {
-    let flags = u8::from(head.dup) << 3 | (head.qos as u8) << 1 | u8::from(head.retain);
-    out.push(0x30 | flags);
-    remaining_length(out, head.payload_len as usize + publish_head_len(head.topic, head.packet_id.is_some()));
+    let (qos, dup, packet_id) = match head.delivery {
+        Delivery::AtMostOnce => (QoS::AtMostOnce, false, None),
+        Delivery::AtLeastOnce { packet_id, dup } => (QoS::AtLeastOnce, dup, Some(packet_id)),
+    };
+    out.push(0x30 | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(head.retain));
+    remaining_length(out, head.payload_len as usize + publish_head_len(head.topic, packet_id.is_some()));
     out.extend_from_slice(&(head.topic.len() as u16).to_be_bytes());
     out.extend_from_slice(head.topic.as_bytes());
-    if let Some(id) = head.packet_id {
+    if let Some(id) = packet_id {
         out.extend_from_slice(&id.get().to_be_bytes());
     }
 }

@@ -1,7 +1,7 @@
 //! What holds for bytes of any kind.
 
 use leveret::amqp::{self, MqttHeaders, PUBLISH_QOS, Properties, ShortStr, Table, Value};
-use leveret::mqtt::encode::{self, PublishHead};
+use leveret::mqtt::encode::{self, Delivery, PublishHead};
 use leveret::mqtt::{self, MAX_REMAINING_LENGTH, PacketId, QoS, Version};
 use leveret::topic::TopicMapping;
 use proptest::collection::vec;
@@ -69,11 +69,10 @@ fn topic() -> impl Strategy<Value = String> {
     vec(character.prop_filter("a topic name's", legal), 1..60).prop_map(String::from_iter)
 }
 
-fn publish_head() -> impl Strategy<Value = (bool, Option<PacketId>, QoS, bool)> {
-    (any::<bool>(), 1..=u16::MAX, 0..3_u8, any::<bool>()).prop_map(|(dup, id, qos, retain)| {
-        let qos = QoS::from_bits(qos).unwrap();
-        let packet_id = PacketId::new(id).filter(|_| qos > QoS::AtMostOnce);
-        (dup && packet_id.is_some(), packet_id, qos, retain)
+fn delivery() -> impl Strategy<Value = Delivery> {
+    (any::<Option<PacketId>>(), any::<bool>()).prop_map(|(id, dup)| match id {
+        Some(packet_id) => Delivery::AtLeastOnce { packet_id, dup },
+        None => Delivery::AtMostOnce,
     })
 }
 
@@ -94,14 +93,18 @@ proptest! {
 
     #[test]
     fn a_publish_comes_back(
-        (dup, packet_id, qos, retain) in publish_head(), topic in topic(), payload_len in 0..=MAX_REMAINING_LENGTH,
+        delivery in delivery(), retain: bool, topic in topic(), payload_len in 0..=MAX_REMAINING_LENGTH,
     ) {
         let topic = topic.as_str();
+        let (qos, dup, packet_id) = match delivery {
+            Delivery::AtMostOnce => (QoS::AtMostOnce, false, None),
+            Delivery::AtLeastOnce { packet_id, dup } => (QoS::AtLeastOnce, dup, Some(packet_id)),
+        };
         let fits = 2 + topic.len() as u64 + packet_id.map_or(0, |_| 2) + u64::from(payload_len) <= 268_435_455;
         prop_assert_eq!(encode::publish_fits(topic, packet_id.is_some(), payload_len.into()), fits);
         prop_assume!(fits);
         let mut bytes = Vec::new();
-        encode::publish(&mut bytes, PublishHead { dup, packet_id, qos, retain, topic, payload_len });
+        encode::publish(&mut bytes, PublishHead { delivery, retain, topic, payload_len });
         let mut input = &bytes[..];
         let Ok(Some(mqtt::Item::Packet(mqtt::Packet::Publish(read)))) = mqtt::Decoder::new(u32::MAX).next(&mut input)
         else {

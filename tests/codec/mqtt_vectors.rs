@@ -1,6 +1,6 @@
 //! Every MQTT packet, byte by byte. Where the standard has an example, it is that one.
 
-use leveret::mqtt::encode::{self, PublishHead};
+use leveret::mqtt::encode::{self, Delivery, PublishHead};
 use leveret::mqtt::{ConnectReturnCode, PacketId, QoS, SUBACK_FAILURE};
 
 use crate::transcript::{Line, Mqtt, Transcript, listen, said};
@@ -77,16 +77,9 @@ fn a_payload_follows_its_head() {
 #[test]
 fn packets_to_a_client() {
     let id = |n| PacketId::new(n).unwrap();
-    let head = PublishHead {
-        dup: false,
-        packet_id: None,
-        qos: QoS::AtMostOnce,
-        retain: false,
-        topic: "a/b",
-        payload_len: 3,
-    };
-    let second =
-        PublishHead { dup: true, packet_id: Some(id(10)), qos: QoS::AtLeastOnce, retain: true, ..head };
+    let head = PublishHead { delivery: Delivery::AtMostOnce, retain: false, topic: "a/b", payload_len: 3 };
+    let delivery = Delivery::AtLeastOnce { packet_id: id(10), dup: true };
+    let second = PublishHead { delivery, retain: true, ..head };
     type Write<'a> = &'a dyn Fn(&mut Vec<u8>);
     let cases: &[(&str, Write<'_>, &[u8])] = &[
         ("3.2", &|out| encode::connack(out, false, ConnectReturnCode::Accepted), b"\x20\x02\x00\x00"),

@@ -7,6 +7,7 @@ use crate::{
 };
 use core::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     time::Duration,
 };
 use leveret::{
@@ -112,8 +113,8 @@ impl Worker {
         (u128::from(wall) << 64) | (u128::from(self.seed.get()) << 32) | u128::from(connection)
     }
 
-    /// Counts an event, and logs it if anyone listens.
-    pub(crate) fn report(&self, event: &Event) {
+    /// Counts an event, and logs it with the client's address if anyone listens.
+    pub(crate) fn report(&self, client: Option<SocketAddr>, event: &Event) {
         if let Some(&counter) = self.counters.borrow().get(event.counter()) {
             self.checked(host::increment(counter));
         }
@@ -123,7 +124,11 @@ impl Worker {
             event::Level::Warn => Level::Warn,
         };
         if level as u32 >= self.log_level.get() {
-            host::log(level, &event.to_string());
+            let line = match client {
+                Some(address) => format!("{address}: {event}"),
+                None => event.to_string(),
+            };
+            host::log(level, &line);
         }
     }
 

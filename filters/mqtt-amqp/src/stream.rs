@@ -12,7 +12,7 @@ use crate::{
     host::{self, Buffer, Status},
     root::Worker,
 };
-use core::cell::RefCell;
+use core::{cell::RefCell, net::SocketAddr};
 use leveret::{Bridge, Config, Peer, config::ConnectMode, time::Instant};
 use proxy_wasm::{
     traits::{Context, StreamContext},
@@ -36,9 +36,11 @@ impl Stream {
             ConnectMode::Eager => Action::Continue,
         };
         let now = worker.now();
-        let peer = Peer { address: source_address(), nonce: worker.nonce(id) };
+        let address = source_address();
+        let peer = Peer { address, nonce: worker.nonce(id) };
         let bridge = Bridge::new(config, peer, now);
-        let connection = Rc::new(RefCell::new(Connection { id, bridge, alarm: None, closed: false }));
+        let connection =
+            Rc::new(RefCell::new(Connection { id, address, bridge, alarm: None, closed: false }));
         worker.admit(id, connection.clone());
         Self { id, first_action, connection, worker }
     }
@@ -82,6 +84,8 @@ impl Drop for Stream {
 /// What the tick and the stream's own callbacks both work on.
 pub(crate) struct Connection {
     id: u32,
+    /// For the log.
+    address: Option<SocketAddr>,
     bridge: Bridge,
     /// The alarm that is set, never later than the core's timeout. A timeout that moves out, as it does with
     /// every packet, leaves it alone: waking for nothing once is cheaper than moving it every time.
@@ -171,7 +175,7 @@ impl Connection {
     /// The rest of the drain: events, close, next alarm.
     fn settle(&mut self, reply: Result<Reply, Status>, now: Instant, worker: &Worker) {
         while let Some(event) = self.bridge.poll_event() {
-            worker.report(&event);
+            worker.report(self.address, &event);
         }
         if self.closed {
             return;
@@ -229,7 +233,7 @@ impl StreamContext for Unconfigured {
 }
 
 /// `None` where the client does not come from an IP address.
-fn source_address() -> Option<core::net::SocketAddr> {
+fn source_address() -> Option<SocketAddr> {
     let text = host::property("source\0address").ok()?;
     core::str::from_utf8(&text).ok()?.parse().ok()
 }

@@ -10,7 +10,7 @@ mod table;
 
 pub use content::{ContentHeader, MqttHeaders, PUBLISH_QOS, Properties, publish};
 pub use frame::{Decoder, Item, body, body_capacity, heartbeat};
-pub use method::{BrokerMethod, ClientMethod, QueueFlags, Reason};
+pub use method::{BrokerMethod, ClientMethod, MethodId, QueueFlags, Reason};
 pub use table::{Table, TableWriter, Value};
 
 use core::fmt;

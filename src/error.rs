@@ -28,8 +28,8 @@ pub enum Error {
     BrokerClosed {
         /// Its reply code.
         code: u16,
-        /// The method that it blames: class and number, or zeros.
-        method: (u16, u16),
+        /// The method that it blames, or zeros.
+        method: amqp::MethodId,
     },
     /// The broker could not take a message and says so with basic.nack: the client is to send it again.
     Nack,
@@ -175,9 +175,10 @@ impl fmt::Display for Error {
             Self::Limit(Limit::ClientOutput) => f.write_str("client: does not read what it is owed"),
             Self::Limit(Limit::BeforeLogin) => f.write_str("client: sent too much before CONNACK"),
             Self::Login(refusal) => write!(f, "broker refuses the login: {refusal}"),
-            Self::BrokerClosed { code, method: (class, method) } => {
-                write!(f, "broker closed with {code}, blaming method {class}.{method}")
-            }
+            Self::BrokerClosed { code, method } => match method.name() {
+                Some(name) => write!(f, "broker closed with {code}, blaming {name}"),
+                None => write!(f, "broker closed with {code}"),
+            },
             Self::Nack => f.write_str("broker could not take a message (basic.nack)"),
             Self::QueueDeleted => f.write_str("broker: the subscription's queue was deleted"),
             Self::BrokerMalformed(e) => write!(f, "broker: malformed frame: {e}"),

@@ -4,6 +4,62 @@ use super::frame::{Kind, frame};
 use super::{DecodeError, ShortStr, Table, TableWriter};
 use crate::wire::{Reader, Truncated, prefix_u32};
 
+/// A class and a method number, as the specification's XML and RabbitMQ's `amqp-rabbitmq-0.9.1.json` give them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodId(pub u16, pub u16);
+
+macro_rules! methods {
+    ($($id:ident = $class:literal, $method:literal, $name:literal;)*) => {
+        impl MethodId {
+            $(#[doc = $name] pub const $id: Self = Self($class, $method);)*
+
+            /// The method's name; `None` for one that we do not speak.
+            pub const fn name(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$id => Some($name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    START = 10, 10, "connection.start";
+    START_OK = 10, 11, "connection.start-ok";
+    TUNE = 10, 30, "connection.tune";
+    TUNE_OK = 10, 31, "connection.tune-ok";
+    OPEN = 10, 40, "connection.open";
+    OPEN_OK = 10, 41, "connection.open-ok";
+    CLOSE = 10, 50, "connection.close";
+    CLOSE_OK = 10, 51, "connection.close-ok";
+    BLOCKED = 10, 60, "connection.blocked";
+    UNBLOCKED = 10, 61, "connection.unblocked";
+    CHANNEL_OPEN = 20, 10, "channel.open";
+    CHANNEL_OPEN_OK = 20, 11, "channel.open-ok";
+    CHANNEL_FLOW = 20, 20, "channel.flow";
+    CHANNEL_FLOW_OK = 20, 21, "channel.flow-ok";
+    CHANNEL_CLOSE = 20, 40, "channel.close";
+    CHANNEL_CLOSE_OK = 20, 41, "channel.close-ok";
+    QUEUE_DECLARE = 50, 10, "queue.declare";
+    QUEUE_DECLARE_OK = 50, 11, "queue.declare-ok";
+    QUEUE_BIND = 50, 20, "queue.bind";
+    QUEUE_BIND_OK = 50, 21, "queue.bind-ok";
+    QUEUE_UNBIND = 50, 50, "queue.unbind";
+    QUEUE_UNBIND_OK = 50, 51, "queue.unbind-ok";
+    BASIC_QOS = 60, 10, "basic.qos";
+    BASIC_QOS_OK = 60, 11, "basic.qos-ok";
+    BASIC_CONSUME = 60, 20, "basic.consume";
+    BASIC_CONSUME_OK = 60, 21, "basic.consume-ok";
+    BASIC_CANCEL = 60, 30, "basic.cancel";
+    BASIC_PUBLISH = 60, 40, "basic.publish";
+    BASIC_DELIVER = 60, 60, "basic.deliver";
+    BASIC_ACK = 60, 80, "basic.ack";
+    BASIC_NACK = 60, 120, "basic.nack";
+    CONFIRM_SELECT = 85, 10, "confirm.select";
+    CONFIRM_SELECT_OK = 85, 11, "confirm.select-ok";
+}
+
 /// `queue.declare`'s bits, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueFlags {
@@ -123,32 +179,32 @@ pub enum ClientMethod<'a> {
 }
 
 impl ClientMethod<'_> {
-    /// Class and method number.
-    pub const fn id(&self) -> (u16, u16) {
+    /// Its number.
+    pub const fn id(&self) -> MethodId {
         match self {
-            Self::StartOk { .. } => (10, 11),
-            Self::TuneOk { .. } => (10, 31),
-            Self::Open { .. } => (10, 40),
-            Self::Close { .. } => (10, 50),
-            Self::CloseOk => (10, 51),
-            Self::ChannelOpen => (20, 10),
-            Self::ChannelFlow => (20, 20),
-            Self::ChannelFlowOk { .. } => (20, 21),
-            Self::ChannelCloseOk => (20, 41),
-            Self::QueueDeclare { .. } => (50, 10),
-            Self::QueueBind { .. } => (50, 20),
-            Self::QueueUnbind { .. } => (50, 50),
-            Self::BasicQos { .. } => (60, 10),
-            Self::BasicConsume { .. } => (60, 20),
-            Self::BasicPublish { .. } => (60, 40),
-            Self::BasicAck { .. } => (60, 80),
-            Self::ConfirmSelect => (85, 10),
+            Self::StartOk { .. } => MethodId::START_OK,
+            Self::TuneOk { .. } => MethodId::TUNE_OK,
+            Self::Open { .. } => MethodId::OPEN,
+            Self::Close { .. } => MethodId::CLOSE,
+            Self::CloseOk => MethodId::CLOSE_OK,
+            Self::ChannelOpen => MethodId::CHANNEL_OPEN,
+            Self::ChannelFlow => MethodId::CHANNEL_FLOW,
+            Self::ChannelFlowOk { .. } => MethodId::CHANNEL_FLOW_OK,
+            Self::ChannelCloseOk => MethodId::CHANNEL_CLOSE_OK,
+            Self::QueueDeclare { .. } => MethodId::QUEUE_DECLARE,
+            Self::QueueBind { .. } => MethodId::QUEUE_BIND,
+            Self::QueueUnbind { .. } => MethodId::QUEUE_UNBIND,
+            Self::BasicQos { .. } => MethodId::BASIC_QOS,
+            Self::BasicConsume { .. } => MethodId::BASIC_CONSUME,
+            Self::BasicPublish { .. } => MethodId::BASIC_PUBLISH,
+            Self::BasicAck { .. } => MethodId::BASIC_ACK,
+            Self::ConfirmSelect => MethodId::CONFIRM_SELECT,
         }
     }
 
     /// Appends a method frame.
     pub fn encode(&self, out: &mut Vec<u8>, channel: u16) {
-        let (class, method) = self.id();
+        let MethodId(class, method) = self.id();
         frame(out, Kind::Method, channel, |out| {
             out.extend_from_slice(&class.to_be_bytes());
             out.extend_from_slice(&method.to_be_bytes());
@@ -350,52 +406,52 @@ pub struct Reason<'a> {
     pub code: u16,
     /// For people, and where one code means several things.
     pub text: &'a [u8],
-    /// Class and method that failed; zeros when none did.
-    pub method: (u16, u16),
+    /// The method that failed; zeros when none did.
+    pub method: MethodId,
 }
 
 impl<'a> Reason<'a> {
     fn decode(r: &mut Reader<'a>) -> Result<Self, Truncated> {
-        Ok(Self { code: r.u16()?, text: r.prefixed_u8()?, method: (r.u16()?, r.u16()?) })
+        Ok(Self { code: r.u16()?, text: r.prefixed_u8()?, method: MethodId(r.u16()?, r.u16()?) })
     }
 }
 
 impl<'a> BrokerMethod<'a> {
     /// Reads a method frame's payload. Arguments that we do not use are stepped over, and so is what may stand behind the last.
     pub(super) fn decode(mut r: Reader<'a>) -> Result<Self, DecodeError> {
-        Ok(match (r.u16()?, r.u16()?) {
-            (10, 10) => {
+        Ok(match MethodId(r.u16()?, r.u16()?) {
+            MethodId::START => {
                 r.take(2)?; // version-major, version-minor
                 Self::Start {
                     server_properties: Table::new(r.prefixed_u32()?),
                     mechanisms: r.prefixed_u32()?,
                 }
             }
-            (10, 30) => Self::Tune { channel_max: r.u16()?, frame_max: r.u32()? },
-            (10, 41) => Self::OpenOk,
-            (10, 50) => Self::Close(Reason::decode(&mut r)?),
-            (10, 51) => Self::CloseOk,
-            (10, 60) => Self::Blocked,
-            (10, 61) => Self::Unblocked,
-            (20, 11) => Self::ChannelOpenOk,
-            (20, 20) => Self::ChannelFlow { active: r.u8()? & 1 == 1 },
-            (20, 21) => Self::ChannelFlowOk,
-            (20, 40) => Self::ChannelClose(Reason::decode(&mut r)?),
-            (50, 11) => Self::QueueDeclareOk,
-            (50, 21) => Self::QueueBindOk,
-            (50, 51) => Self::QueueUnbindOk,
-            (60, 11) => Self::BasicQosOk,
-            (60, 21) => Self::BasicConsumeOk,
-            (60, 30) => Self::BasicCancel { consumer_tag: r.prefixed_u8()? },
-            (60, 60) => {
+            MethodId::TUNE => Self::Tune { channel_max: r.u16()?, frame_max: r.u32()? },
+            MethodId::OPEN_OK => Self::OpenOk,
+            MethodId::CLOSE => Self::Close(Reason::decode(&mut r)?),
+            MethodId::CLOSE_OK => Self::CloseOk,
+            MethodId::BLOCKED => Self::Blocked,
+            MethodId::UNBLOCKED => Self::Unblocked,
+            MethodId::CHANNEL_OPEN_OK => Self::ChannelOpenOk,
+            MethodId::CHANNEL_FLOW => Self::ChannelFlow { active: r.u8()? & 1 == 1 },
+            MethodId::CHANNEL_FLOW_OK => Self::ChannelFlowOk,
+            MethodId::CHANNEL_CLOSE => Self::ChannelClose(Reason::decode(&mut r)?),
+            MethodId::QUEUE_DECLARE_OK => Self::QueueDeclareOk,
+            MethodId::QUEUE_BIND_OK => Self::QueueBindOk,
+            MethodId::QUEUE_UNBIND_OK => Self::QueueUnbindOk,
+            MethodId::BASIC_QOS_OK => Self::BasicQosOk,
+            MethodId::BASIC_CONSUME_OK => Self::BasicConsumeOk,
+            MethodId::BASIC_CANCEL => Self::BasicCancel { consumer_tag: r.prefixed_u8()? },
+            MethodId::BASIC_DELIVER => {
                 let (consumer_tag, delivery_tag, redelivered) =
                     (r.prefixed_u8()?, r.u64()?, r.u8()? & 1 == 1);
                 r.prefixed_u8()?; // exchange
                 Self::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key: r.prefixed_u8()? }
             }
-            (60, 80) => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
-            (60, 120) => Self::BasicNack,
-            (85, 11) => Self::ConfirmSelectOk,
+            MethodId::BASIC_ACK => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
+            MethodId::BASIC_NACK => Self::BasicNack,
+            MethodId::CONFIRM_SELECT_OK => Self::ConfirmSelectOk,
             _ => return Err(DecodeError::UnknownMethod),
         })
     }

@@ -22,7 +22,7 @@ pub(super) enum Notice<'a> {
     Probed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
-    ChannelClosed { role: Role, code: u16, method: (u16, u16), steps: VecDeque<Step> },
+    ChannelClosed { role: Role, code: u16, method: amqp::MethodId, steps: VecDeque<Step> },
     /// A publisher confirm.
     Confirmed { number: u64, multiple: bool },
     /// A message's method; a `Content` follows.

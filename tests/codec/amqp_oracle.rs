@@ -189,7 +189,8 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
 #[test]
 fn it_reads_each_method() {
     for (ours, theirs) in client_methods() {
-        assert_eq!(ours.id(), (theirs.get_amqp_class_id(), theirs.get_amqp_method_id()));
+        let theirs_id = MethodId(theirs.get_amqp_class_id(), theirs.get_amqp_method_id());
+        assert_eq!(ours.id(), theirs_id);
         let mut out = Vec::new();
         ours.encode(&mut out, 3);
         assert_eq!(read(&out), [AMQPFrame::Method(3, theirs)]);

@@ -45,19 +45,19 @@ main() {
 
 build() {
     need_cargo
-    module leveret.wasm
+    module leveret.wasm leveret-mqtt-amqp
 }
 
 run_tests() {
-    build
+    need_cargo
     need_envoy
     need_rabbitmq
     need_test_clients
-    if grep -q '^trap *=' filters/mqtt-amqp/Cargo.toml; then
-        module leveret-trap.wasm --features trap
-    fi
+    build
+    module leveret-trap.wasm leveret-mqtt-amqp --features trap
+    module probe.wasm probe
     export LEVERET_WASM="$PWD/target/leveret.wasm" LEVERET_TRAP_WASM="$PWD/target/leveret-trap.wasm"
-    export LEVERET_PYTHON="$PWD/$VENV/bin/python"
+    export LEVERET_PROBE="$PWD/target/probe.wasm" LEVERET_PYTHON="$PWD/$VENV/bin/python"
     cargo test --workspace "$@"
 }
 
@@ -85,14 +85,14 @@ exec_lab() {
     exec target/debug/lab "$@"
 }
 
-# module NAME [CARGO ARGUMENTS]: builds the filter to target/NAME.
+# module FILE PACKAGE [CARGO OPTION...]
 module() {
-    local name=$1
-    shift
+    local file=$1 package=$2
+    shift 2
     # The build stamp, which the module logs when it starts.
     LEVERET_BUILD=$(git describe --always --dirty 2>/dev/null || echo unknown) \
-        cargo build --quiet --release -p leveret-mqtt-amqp --target $WASM_TARGET "$@"
-    cp -u "target/$WASM_TARGET/release/leveret_mqtt_amqp.wasm" "target/$name"
+        cargo build --quiet --release -p "$package" --target $WASM_TARGET "$@"
+    cp "target/$WASM_TARGET/release/${package//-/_}.wasm" "target/$file"
 }
 
 # ---------------------------------------------------------------- what they need

@@ -3,7 +3,9 @@
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, queue};
 use amq_protocol::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
-use leveret::amqp::{self, ClientMethod, MqttHeaders, Properties, QueueFlags, ShortStr, Table, Value};
+use leveret::amqp::{
+    self, ClientMethod, MethodId, MqttHeaders, Properties, QueueFlags, ShortStr, Table, Value,
+};
 
 use crate::transcript::{Amqp, Line, listen};
 

@@ -177,7 +177,7 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         Ok(Some(Value::Bytes(bytes))) => text(bytes),
         other => format!("{other:?}"),
     };
-    let reason = |r: Reason<'_>| format!("{} {} {:?}", r.code, text(r.text), r.method);
+    let reason = |r: Reason<'_>| format!("{} {} {:?}", r.code, text(r.text), (r.method.0, r.method.1));
     match method {
         BrokerMethod::Start { server_properties: p, mechanisms } => format!(
             "connection.start {} {} [{}]",

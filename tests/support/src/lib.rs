@@ -16,12 +16,15 @@
 
 pub mod agreeable;
 pub mod envoy;
+#[cfg(feature = "wasm")]
 pub mod host;
 pub mod load;
+#[cfg(feature = "wasm")]
 pub mod module;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;
+#[cfg(feature = "wasm")]
 pub mod subject;
 
 use std::path::{Path, PathBuf};

@@ -181,7 +181,12 @@ impl Config {
         let json = match json.trim_ascii() {
             b"" => b"{}",
             object @ [b'{', ..] => object,
-            _ => return Err(ConfigError::new(".", "expected an object")),
+            _ => {
+                return Err(ConfigError::new(
+                    ".",
+                    "expected a JSON object in a StringValue (a Struct arrives as protobuf)",
+                ));
+            }
         };
         let mut json = serde_json::Deserializer::from_slice(json);
         let raw: RawConfig = serde_path_to_error::deserialize(&mut json)

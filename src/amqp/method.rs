@@ -45,6 +45,8 @@ methods! {
     QUEUE_DECLARE_OK = 50, 11, "queue.declare-ok";
     QUEUE_BIND = 50, 20, "queue.bind";
     QUEUE_BIND_OK = 50, 21, "queue.bind-ok";
+    QUEUE_DELETE = 50, 40, "queue.delete";
+    QUEUE_DELETE_OK = 50, 41, "queue.delete-ok";
     QUEUE_UNBIND = 50, 50, "queue.unbind";
     QUEUE_UNBIND_OK = 50, 51, "queue.unbind-ok";
     BASIC_QOS = 60, 10, "basic.qos";
@@ -65,9 +67,9 @@ methods! {
 pub struct QueueFlags {
     /// Only ask whether it exists.
     pub passive: bool,
-    /// Survives a restart of the broker.
+    /// Survives a restart of the broker. Since RabbitMQ 4.3, what does not must be exclusive.
     pub durable: bool,
-    /// Belongs to this connection and goes with it.
+    /// Belongs to this connection, goes with it, and cannot be deleted by another.
     pub exclusive: bool,
     /// Goes with its last consumer.
     pub auto_delete: bool,
@@ -130,6 +132,11 @@ pub enum ClientMethod<'a> {
         /// Unused for this long, in ms, the broker deletes it: `x-expires`.
         expires: Option<i64>,
     },
+    /// queue.delete; succeeds when there is no such queue.
+    QueueDelete {
+        /// The queue.
+        queue: ShortStr<'a>,
+    },
     /// queue.bind.
     QueueBind {
         /// The queue.
@@ -153,7 +160,7 @@ pub enum ClientMethod<'a> {
         /// Deliveries without acknowledgement, at most.
         prefetch_count: u16,
     },
-    /// basic.consume.
+    /// basic.consume, as the queue's only consumer.
     BasicConsume {
         /// The queue.
         queue: ShortStr<'a>,
@@ -192,6 +199,7 @@ impl ClientMethod<'_> {
             Self::ChannelFlowOk { .. } => MethodId::CHANNEL_FLOW_OK,
             Self::ChannelCloseOk => MethodId::CHANNEL_CLOSE_OK,
             Self::QueueDeclare { .. } => MethodId::QUEUE_DECLARE,
+            Self::QueueDelete { .. } => MethodId::QUEUE_DELETE,
             Self::QueueBind { .. } => MethodId::QUEUE_BIND,
             Self::QueueUnbind { .. } => MethodId::QUEUE_UNBIND,
             Self::BasicQos { .. } => MethodId::BASIC_QOS,
@@ -251,6 +259,11 @@ impl ClientMethod<'_> {
                     }
                 });
             }
+            Self::QueueDelete { queue } => {
+                reserved_ticket(out);
+                queue.encode(out);
+                out.push(0); // if-unused, if-empty, no-wait
+            }
             Self::QueueBind { queue, exchange, routing_key } => {
                 reserved_ticket(out);
                 queue.encode(out);
@@ -275,7 +288,7 @@ impl ClientMethod<'_> {
                 reserved_ticket(out);
                 queue.encode(out);
                 consumer_tag.encode(out);
-                out.push(bits([false, no_ack, false, false])); // no-local, no-ack, exclusive, no-wait
+                out.push(bits([false, no_ack, true, false])); // no-local, no-ack, exclusive, no-wait
                 TableWriter::write(out, |_| ());
             }
             Self::BasicPublish { exchange, routing_key } => {
@@ -362,6 +375,8 @@ pub enum BrokerMethod<'a> {
     ChannelClose(Reason<'a>),
     /// queue.declare-ok.
     QueueDeclareOk,
+    /// queue.delete-ok.
+    QueueDeleteOk,
     /// queue.bind-ok.
     QueueBindOk,
     /// queue.unbind-ok.
@@ -438,6 +453,7 @@ impl<'a> BrokerMethod<'a> {
             MethodId::CHANNEL_FLOW_OK => Self::ChannelFlowOk,
             MethodId::CHANNEL_CLOSE => Self::ChannelClose(Reason::decode(&mut r)?),
             MethodId::QUEUE_DECLARE_OK => Self::QueueDeclareOk,
+            MethodId::QUEUE_DELETE_OK => Self::QueueDeleteOk,
             MethodId::QUEUE_BIND_OK => Self::QueueBindOk,
             MethodId::QUEUE_UNBIND_OK => Self::QueueUnbindOk,
             MethodId::BASIC_QOS_OK => Self::BasicQosOk,

@@ -55,6 +55,7 @@ impl Awaited {
                 | (Self::Confirms, BrokerMethod::ConfirmSelectOk)
                 | (Self::Prefetch, BrokerMethod::BasicQosOk)
                 | (Self::Probe, BrokerMethod::ChannelFlowOk)
+                | (Self::Subscription(Step::Delete(_)), BrokerMethod::QueueDeleteOk)
                 | (Self::Subscription(Step::Declare(_)), BrokerMethod::QueueDeclareOk)
                 | (Self::Subscription(Step::Bind(..)), BrokerMethod::QueueBindOk)
                 | (Self::Subscription(Step::Unbind(..)), BrokerMethod::QueueUnbindOk)

@@ -15,6 +15,9 @@ use crate::time::Instant;
 pub(super) const CONSUMER_TAGS: [ShortStr<'static>; 2] =
     [ShortStr::literal("qos0"), ShortStr::literal("qos1")];
 
+/// How long the queue of a clean session outlives its consumer, should its broker restart.
+const UNCONSUMED_EXPIRES_MS: i64 = 60_000;
+
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
@@ -147,11 +150,13 @@ impl Bridge {
         let queue = |level: Level| level.of(queues).as_short();
         let (exchange, routing_key) = (self.config.exchange.as_short(), key);
         let (role, method) = match step {
+            Step::Delete(level) => (Role::Topology, ClientMethod::QueueDelete { queue: queue(level) }),
             Step::Declare(level) => {
-                // Both go with the connection. Transient queues must be exclusive on RabbitMQ 4.3.
-                let flags =
-                    QueueFlags { durable: level == Level::One, exclusive: true, ..QueueFlags::default() };
-                (Role::Topology, ClientMethod::QueueDeclare { queue: queue(level), flags, expires: None })
+                // It goes with its consumer, and a newcomer can take it from a connection that hangs, which an exclusive
+                // queue does not allow. The expiry is for a client that goes between this and basic.consume.
+                let flags = QueueFlags { durable: true, auto_delete: true, ..QueueFlags::default() };
+                let (queue, expires) = (queue(level), Some(UNCONSUMED_EXPIRES_MS));
+                (Role::Topology, ClientMethod::QueueDeclare { queue, flags, expires })
             }
             Step::Bind(_, level) => {
                 (Role::Topology, ClientMethod::QueueBind { queue: queue(level), exchange, routing_key })

@@ -51,6 +51,7 @@ impl Level {
 /// One request to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    Delete(Level),
     Declare(Level),
     Consume(Level),
     Bind(EntryRef, Level),
@@ -124,7 +125,8 @@ impl Subscriptions {
             let this = EntryRef { packet, entry: entries.len() };
             if self.queue(level).declared == Progress::No {
                 self.queue(level).declared = Progress::Asked;
-                steps.push(Step::Declare(level));
+                // What a connection before left, or still holds: it is told by basic.cancel that its queue is gone.
+                steps.extend([Step::Delete(level), Step::Declare(level)]);
             }
             steps.push(Step::Bind(this, level));
             // Another QoS replaces the one before. [MQTT-3.8.4-3] First bound, then unbound: nothing is missed in between.
@@ -156,6 +158,7 @@ impl Subscriptions {
     /// A step is done. Returns the step that was waiting for it.
     pub(super) fn done(&mut self, step: Step) -> Option<Step> {
         match step {
+            Step::Delete(_) => {}
             Step::Declare(level) => {
                 self.queue(level).declared = Progress::Yes;
                 self.queue(level).consumed = Progress::Asked;
@@ -174,6 +177,8 @@ impl Subscriptions {
     /// The broker refused a step.
     pub(super) fn refused(&mut self, step: Step) {
         match step {
+            // The broker will say of the declare what stands against it.
+            Step::Delete(_) => {}
             Step::Declare(level) => {
                 *self.queue(level) = Queue::default();
                 self.refuse_all(level);
@@ -201,7 +206,7 @@ impl Subscriptions {
     /// The binding key of a step, empty where it needs none; `None` when the step does not matter any more.
     pub(super) fn key(&self, step: Step) -> Option<ShortStr<'_>> {
         match step {
-            Step::Declare(_) | Step::Consume(_) => Some(ShortStr::EMPTY),
+            Step::Delete(_) | Step::Declare(_) | Step::Consume(_) => Some(ShortStr::EMPTY),
             Step::Bind(at, _) | Step::Unbind(at, _) => {
                 let packet = self.packets.get(self.index(at)?)?;
                 let entry = packet.entries.get(at.entry).filter(|entry| !entry.is_refused)?;

@@ -142,6 +142,15 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
             })),
         ),
         (
+            ClientMethod::QueueDelete { queue },
+            C::Queue(queue::AMQPMethod::Delete(queue::Delete {
+                queue: "q".into(),
+                if_unused: false,
+                if_empty: false,
+                nowait: false,
+            })),
+        ),
+        (
             ClientMethod::BasicAck { delivery_tag: u64::MAX },
             C::Basic(basic::AMQPMethod::Ack(basic::Ack { delivery_tag: u64::MAX, multiple: false })),
         ),
@@ -164,7 +173,7 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
                 consumer_tag: "qos1".into(),
                 no_local: false,
                 no_ack,
-                exclusive: false,
+                exclusive: true,
                 nowait: false,
                 arguments: FieldTable::default(),
             })),
@@ -303,6 +312,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
         ),
         (C::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})), "queue.bind-ok"),
         (C::Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})), "queue.unbind-ok"),
+        (C::Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count: 7 })), "queue.delete-ok"),
         (C::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})), "basic.qos-ok"),
         (
             C::Basic(basic::AMQPMethod::ConsumeOk(basic::ConsumeOk { consumer_tag: "qos0".into() })),

@@ -33,6 +33,7 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
     (b"\x00\x14\x00\x28\x01\x94\x00\x00\x3c\x00\x28", "channel.close 404  (60, 40)", 11),
     (b"\x00\x32\x00\x0b\x01q\x00\x00\x00\x01\x00\x00\x00\x02", "queue.declare-ok", 4),
     (b"\x00\x32\x00\x15", "queue.bind-ok", 4),
+    (b"\x00\x32\x00\x29\x00\x00\x00\x07", "queue.delete-ok", 4),
     (b"\x00\x32\x00\x33", "queue.unbind-ok", 4),
     (b"\x00\x3c\x00\x0b", "basic.qos-ok", 4),
     (b"\x00\x3c\x00\x15\x01c", "basic.consume-ok", 4),
@@ -201,10 +202,11 @@ fn frames_to_a_broker() {
             ClientMethod::QueueUnbind { queue, exchange, routing_key },
             b"\x00\x32\x00\x32\x00\x00\x01q\x01x\x03a.b\x00\x00\x00\x00",
         ),
+        (ClientMethod::QueueDelete { queue }, b"\x00\x32\x00\x28\x00\x00\x01q\x00"),
         (ClientMethod::BasicQos { prefetch_count: 10 }, b"\x00\x3c\x00\x0a\x00\x00\x00\x00\x00\x0a\x00"),
         (
             ClientMethod::BasicConsume { queue, consumer_tag: short("c"), no_ack: true },
-            b"\x00\x3c\x00\x14\x00\x00\x01q\x01c\x02\x00\x00\x00\x00",
+            b"\x00\x3c\x00\x14\x00\x00\x01q\x01c\x06\x00\x00\x00\x00",
         ),
         (
             ClientMethod::BasicPublish { exchange, routing_key },

@@ -197,6 +197,7 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         BrokerMethod::ChannelClose(r) => format!("channel.close {}", reason(r)),
         BrokerMethod::QueueDeclareOk => "queue.declare-ok".into(),
         BrokerMethod::QueueBindOk => "queue.bind-ok".into(),
+        BrokerMethod::QueueDeleteOk => "queue.delete-ok".into(),
         BrokerMethod::QueueUnbindOk => "queue.unbind-ok".into(),
         BrokerMethod::BasicQosOk => "basic.qos-ok".into(),
         BrokerMethod::BasicConsumeOk => "basic.consume-ok".into(),

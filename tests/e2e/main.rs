@@ -1,0 +1,22 @@
+//! End to end: clients of all kinds, the built module in a real Envoy, a real RabbitMQ without its MQTT plugin.
+//!
+//! One broker serves all tests, and so do two Envoys (lazy and eager); what needs a configuration of its own, or
+//! counts what happens in Envoy, starts another Envoy. Tests run side by side: each has its own client ids and topics.
+//!
+//! Needs what `./build.sh test` sets up: the modules, Envoy, RabbitMQ, mosquitto's clients, `$LEVERET_PYTHON`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    reason = "a test's own steps: a failure is the test's failure, and the clock is the real one"
+)]
+
+mod amqp;
+mod clients;
+// mod large;
+mod link;
+mod mqtt;
+// mod operation;
+mod refusals;
+mod world;

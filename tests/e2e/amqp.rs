@@ -61,13 +61,6 @@ impl Amqp {
             Ok(Queue(self, name.to_string()))
         })
     }
-
-    /// How many messages wait in a queue, undelivered.
-    pub(crate) fn ready(&self, queue: &str) -> Result<u32> {
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let queue = self.channel.queue_declare(queue.into(), passive, FieldTable::default());
-        Ok(self.runtime.block_on(queue)?.message_count())
-    }
 }
 
 impl Queue<'_> {

@@ -6,6 +6,7 @@
 //! Needs what `./build.sh test` sets up: the modules, Envoy, RabbitMQ, mosquitto's clients, `$LEVERET_PYTHON`.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_types,
@@ -14,9 +15,9 @@
 
 mod amqp;
 mod clients;
-// mod large;
+mod large;
 mod link;
 mod mqtt;
-// mod operation;
+mod operation;
 mod refusals;
 mod world;

@@ -18,8 +18,8 @@ use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to};
 /// The line to the broker is so slow that nothing else counts.
 #[test]
 fn a_login_takes_one_round_trip() -> Result<()> {
-    const ONE_WAY: Duration = Duration::from_millis(150);
-    const ROUND_TRIP: Duration = Duration::from_millis(300);
+    const ONE_WAY: Duration = Duration::from_millis(250);
+    const ROUND_TRIP: Duration = Duration::from_millis(500);
     let link = Link::open((Ipv4Addr::LOCALHOST, 0).into(), broker().amqp_address(), ONE_WAY)?;
     let login_takes = |login: &str| -> Result<Duration> {
         let shipped = Shipped { plugin: json!({ "login": login }), ..to(Mode::Lazy, link.address) };

@@ -36,7 +36,7 @@ fn a_client_that_is_refused_hears_why_and_the_operator_too() -> Result<()> {
         let mut neighbour = Client::login(address, &format!("{name}-neighbour"))?;
         neighbour.subscribe(&name, 0)?;
         for case in cases() {
-            check(&envoy, &name, case).with_context(|| envoy.log())?;
+            check(&envoy, &name, case)?;
         }
         neighbour.publish(&name, b"still here")?;
         neighbour.hears(&packet(0x30, &[&text(&name)[..], b"still here"].concat()))?;
@@ -61,7 +61,9 @@ fn check(envoy: &Envoy, prefix: &str, case: Case) -> Result<()> {
         Client::connect(address)?
     };
     client.send(&case.says).context(case.name)?;
-    let heard = client.rest().with_context(|| format!("{}: is not closed", case.name))?;
+    let heard = client.rest().with_context(|| {
+        format!("{}: is not closed; Envoy logged\n{}", case.name, &envoy.log()[before.1..])
+    })?;
     ensure!(heard == case.hears, "{}: heard {heard:02x?}", case.name);
     envoy.stat_until(&counter, PATIENCE, |value| value == before.0 + 1).context(case.name)?;
     wait_until(&format!("{}: {} in the log", case.name, case.log), PATIENCE, || {

@@ -20,12 +20,16 @@ pub mod envoy;
 pub mod host;
 pub mod load;
 #[cfg(feature = "wasm")]
+pub mod methods;
 pub mod module;
+pub mod packets;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;
 #[cfg(feature = "wasm")]
+pub mod scripted_broker;
 pub mod subject;
+pub mod talk;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,237 @@
+//! From CONNECT to CONNACK.
+
+use crate::both;
+use amq_protocol::types::AMQPValue;
+use std::net::SocketAddr;
+use support::{
+    methods::*,
+    module,
+    packets::*,
+    subject,
+    talk::{Talk, peer},
+};
+
+const REMOTE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)), 999);
+
+#[test]
+fn one_flight_all_written_before_the_broker_has_said_a_word() {
+    both("{}", |t| {
+        t.client([connect("c"), subscribe(5, &[("a/b", 0)]), publish(1, 7, "x/y", b"hi")].concat());
+        t.expect_protocol_header();
+        let start_ok = t.expect_start_ok();
+        assert_eq!(start_ok.mechanism.as_str(), "PLAIN");
+        assert_eq!(start_ok.response.as_bytes(), b"\0u\0p");
+        let name = start_ok.client_properties.inner().get("connection_name").unwrap();
+        assert_eq!(*name, AMQPValue::LongString("c".into()));
+        t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
+        t.expect_all(TOPOLOGY, [channel_open(), declare(0), bind(0, "a.b")]);
+        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
+        t.expect_publish(CONFIRM, "x.y", b"hi");
+        t.expect_silence();
+        t.hears_nothing();
+        t.greet("RabbitMQ", "4.1.0");
+        t.hears_nothing();
+        t.reply(CONNECTION, open_ok());
+        t.hears(connack(0));
+        t.expect_silence();
+        assert_eq!(t.counter("connack.accepted"), 1);
+    });
+}
+
+#[test]
+fn sequential_login_holds_what_comes_behind_it() {
+    both(r#"{"login": "sequential", "frame_max": 20000, "heartbeat": 30}"#, |t| {
+        t.client([connect("c"), publish(0, 0, "x", &[7; 9000])].concat());
+        t.expect_protocol_header();
+        t.expect_silence();
+        t.reply(CONNECTION, start("LavinMQ", "2.0", "AMQPLAIN PLAIN"));
+        t.expect_start_ok();
+        t.expect_silence();
+        t.reply(CONNECTION, tune(2047, 8192, 0));
+        t.expect_all(CONNECTION, [tune_ok(8192, 30), open("/")]);
+        t.expect_silence();
+        t.reply(CONNECTION, open_ok());
+        t.hears(connack(0));
+        t.expect(PUBLISH, channel_open());
+        t.expect_publish(PUBLISH, "x", &[7; 9000]);
+        t.expect_silence();
+    });
+}
+
+#[test]
+fn a_sequential_login_holds_so_much_and_no_more() {
+    both(r#"{"login": "sequential", "max_packet_size_unauthenticated": 5000}"#, |t| {
+        t.client(connect("c"));
+        t.client(publish(0, 0, "x", &[7; 6000]));
+        assert_eq!(t.counter("closed.limit"), 1);
+        t.advance(10_100);
+        t.closes();
+    });
+}
+
+#[test]
+fn each_refusal_of_the_broker_has_its_connack() {
+    let table: [(&str, u16, &str, u8); 8] = [
+        ("credentials", 403, "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN", 4),
+        ("LavinMQ credentials", 403, "", 4),
+        ("vhost", 530, "NOT_ALLOWED - vhost / not found", 4),
+        ("access", 530, "NOT_ALLOWED - access to vhost '/' refused for user 'u'", 5),
+        ("LavinMQ access", 530, "NOT_ALLOWED - 'u' doesn't have access to '/'", 5),
+        ("limit", 530, "NOT_ALLOWED - access to vhost '/' refused: connection limit (1) is reached", 5),
+        ("down", 541, "INTERNAL_ERROR - vhost '/' is down", 3),
+        ("shutdown", 320, "CONNECTION_FORCED - broker forced connection closure", 3),
+    ];
+    for login in ["pipelined", "sequential"] {
+        for (what, code, text, expected) in table {
+            both(&format!(r#"{{"login": "{login}"}}"#), |t| {
+                t.client([&connect("c")[..], &PINGREQ].concat());
+                t.reply(CONNECTION, start("RabbitMQ", "3.10.8", "PLAIN"));
+                if code != 403 {
+                    t.reply(CONNECTION, tune(2047, 131_072, 60));
+                }
+                t.hears_nothing();
+                t.reply(CONNECTION, close(code, text));
+                t.hears(connack(expected));
+                assert!(!t.closed(), "{what}: in the callback that wrote it, a close would lose it");
+                t.closes();
+                t.hears_nothing();
+            });
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_serve_is_connack_3() {
+    type Answer = fn(&mut Talk);
+    let table: [Answer; 6] = [
+        |t| t.reply(CONNECTION, start("Old", "1", "AMQPLAIN")),
+        |t| t.broker(b"AMQP\0\0\x09\x01"),
+        |t| t.broker(b"HTTP/1.1 400 Bad Request\r\n"),
+        |t| t.reply(CONNECTION, tune(1, 2, 3)),
+        |t| t.reply(TOPOLOGY, channel_open_ok()),
+        |t| t.broker_ends(),
+    ];
+    for answer in table {
+        both("{}", |t| {
+            t.client(connect("c"));
+            answer(t);
+            t.hears(connack(3));
+            t.closes();
+            assert_eq!(t.counter("connack.server_unavailable"), 1);
+        });
+    }
+}
+
+/// Refusals that need no broker: a peer, a CONNECT and its CONNACK, with anonymous clients not allowed.
+fn refused_at_the_edge() -> [(&'static str, SocketAddr, Vec<u8>, u8); 6] {
+    let mut unknown_level = connect("c");
+    unknown_level[8] = 9;
+    [
+        ("protocol level", peer(), unknown_level, 1),
+        ("no client id for a session", peer(), connect_with(0xc0, 0, &["", "u", "p"]), 2),
+        ("client id makes a long queue name", peer(), connect(&"x".repeat(234)), 2),
+        ("no credentials", peer(), connect_with(0x02, 0, &["c"]), 4),
+        ("half the credentials", peer(), connect_with(0x82, 0, &["c", "u"]), 4),
+        ("guest from afar", REMOTE, connect_with(0xc2, 0, &["c", "guest", "guest"]), 5),
+    ]
+}
+
+#[test]
+fn a_refusal_at_the_edge_goes_to_the_local_reply_cluster() {
+    const CONFIG: &str = r#"{"local_reply_cluster": "refusals", "allow_anonymous": false}"#;
+    for (what, peer, bytes, code) in refused_at_the_edge() {
+        for (name, subject) in subject::both(module::shipped(), CONFIG) {
+            let mut t = Talk::new(name, subject, peer);
+            t.client(bytes.clone());
+            t.expect_protocol_header();
+            t.expect_silence();
+            assert_eq!(t.subject.upstream(t.connection), Some("refusals"), "{what}");
+            t.client(PINGREQ);
+            t.hears_nothing();
+            t.broker_at_once(b"AMQP\0\0\x09\x01");
+            t.hears(connack(code));
+            assert!(!t.closed());
+            // One byte more, whose echo closes.
+            assert_eq!(t.broker.unread(), [0]);
+            t.broker([0]);
+            assert!(t.closed(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_in_eager_mode_rides_on_whatever_the_broker_says() {
+    const CONFIG: &str = r#"{"connect_mode": "eager", "allow_anonymous": false}"#;
+    for (what, peer, bytes, code) in refused_at_the_edge() {
+        for (name, subject) in subject::both(module::shipped(), CONFIG) {
+            let mut t = Talk::new(name, subject, peer);
+            t.client(bytes.clone());
+            t.expect_protocol_header();
+            assert_eq!(t.subject.upstream(t.connection), Some(""));
+            t.reply(CONNECTION, start("RabbitMQ", "4.1.0", "PLAIN"));
+            t.hears(connack(code));
+            t.closes();
+            assert_eq!(t.counter("connack.accepted"), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_client_whose_refusal_finds_nobody_is_closed_at_the_login_timeout() {
+    both(r#"{"allow_anonymous": false}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.advance(9_900);
+        assert!(!t.closed());
+        t.advance(100);
+        t.closes();
+        t.hears_nothing();
+    });
+}
+
+#[test]
+fn without_credentials_a_client_is_the_default_user() {
+    both(r#"{"default_user": "someone", "default_pass": "secret"}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.expect_protocol_header();
+        assert_eq!(t.expect_start_ok().response.as_bytes(), b"\0someone\0secret");
+    });
+}
+
+#[test]
+fn the_user_name_may_name_the_virtual_host() {
+    for (config, user, vhost, sasl) in [
+        ("{}", "a:b:user", "a:b", "\0user\0p"),
+        ("{}", ":user", "", "\0user\0p"),
+        (r#"{"vhost": "v"}"#, "user", "v", "\0user\0p"),
+        (r#"{"ignore_colons_in_username": true}"#, "a:user", "/", "\0a:user\0p"),
+    ] {
+        both(config, |t| {
+            t.client(connect_with(0xc2, 0, &["c", user, "p"]));
+            t.expect_protocol_header();
+            assert_eq!(t.expect_start_ok().response.as_bytes(), sasl.as_bytes());
+            t.expect_all(CONNECTION, [tune_ok(131_072, 0), open(vhost)]);
+        });
+    }
+}
+
+/// CONNACK is first, and what came before it is honoured.
+#[test]
+fn packets_ahead_of_connack_are_answered_behind_it() {
+    for login in ["pipelined", "sequential"] {
+        both(&format!(r#"{{"login": "{login}"}}"#), |t| {
+            let early = [
+                connect("c"),
+                pubrel(9),
+                subscribe(3, &[("a+", 0)]),
+                PINGREQ.to_vec(),
+                unsubscribe(4, &["a"]),
+            ];
+            t.client(early.concat());
+            t.hears_nothing();
+            t.agree();
+            let heard = [connack(0), pubcomp(9), suback(3, &[0x80]), unsuback(4), PINGRESP.to_vec()];
+            t.hears(heard.concat());
+            t.stays_open();
+        });
+    }
+}

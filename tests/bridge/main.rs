@@ -1,0 +1,22 @@
+//! Conversations that run unchanged against the native core and against the built module, and hostile bytes.
+// A test says what is wrong by panicking, its helpers too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod cuts;
+mod deliver;
+mod ends;
+mod hostile;
+mod login;
+mod publish;
+mod subscribe;
+mod timers;
+
+use support::{
+    module,
+    talk::{Input, Talk, with_both},
+};
+
+/// Has a conversation with both subjects.
+fn both(config_json: &str, talk: impl Fn(&mut Talk)) -> [Vec<Input>; 2] {
+    with_both(module::shipped(), config_json, talk)
+}

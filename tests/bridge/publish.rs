@@ -1,0 +1,288 @@
+//! A client's messages.
+
+use crate::both;
+use support::{methods::*, packets::*, scripted_broker, talk::Talk};
+
+/// The broker confirms.
+fn confirm(t: &mut Talk, number: u64, multiple: bool) {
+    t.reply(CONFIRM, ack(number, multiple));
+}
+
+/// The client's message at QoS 1 or 2 reaches the broker.
+fn arrives(t: &mut Talk, qos: u8, id: u16) {
+    t.client(publish(qos, id, "a/b", b"hi"));
+    t.expect_publish(CONFIRM, "a.b", b"hi");
+}
+
+/// Logged in, with the confirm channel open.
+fn ready(t: &mut Talk) {
+    t.log_in();
+    t.client(publish(1, 999, "warm", b""));
+    t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
+    t.expect_publish(CONFIRM, "warm", b"");
+    t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+    t.hears(puback(999));
+}
+
+/// What is owed without the broker's doing rides on a round trip.
+#[track_caller]
+fn hears_by_round_trip(t: &mut Talk, bytes: impl AsRef<[u8]>) {
+    t.hears_nothing();
+    t.expect(CONFIRM, flow(true));
+    t.reply(CONFIRM, flow_ok(true));
+    t.hears(bytes);
+    t.expect_silence();
+}
+
+#[test]
+fn qos_0_is_published_without_confirms() {
+    both("{}", |t| {
+        t.log_in();
+        t.client([publish(0, 0, "a/b", b"hi"), publish(0, 0, "a/b", b"")].concat());
+        t.expect(PUBLISH, channel_open());
+        assert_eq!(t.expect_publish(PUBLISH, "a.b", b"hi"), mode(1));
+        assert_eq!(t.expect_publish(PUBLISH, "a.b", b""), mode(1));
+        t.reply(PUBLISH, channel_open_ok());
+        t.expect_silence();
+        t.hears_nothing();
+    });
+}
+
+#[test]
+fn qos_1_is_acknowledged_when_the_broker_confirms() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(publish(1, 7, "a/b", b"hi"));
+        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
+        assert_eq!(t.expect_publish(CONFIRM, "a.b", b"hi"), mode(2));
+        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok()]);
+        t.hears_nothing();
+        confirm(t, 1, false);
+        t.hears(puback(7));
+        t.expect_silence();
+    });
+}
+
+#[test]
+fn qos_1_again_before_its_confirm_is_the_same_message_and_after_it_another() {
+    both("{}", |t| {
+        ready(t);
+        arrives(t, 1, 7);
+        t.client(publish_flags(0x0a, 7, "a/b", b"hi"));
+        t.expect_silence();
+        confirm(t, 2, false);
+        t.hears(puback(7));
+        arrives(t, 1, 7);
+        confirm(t, 3, false);
+        t.hears(puback(7));
+    });
+}
+
+#[test]
+fn qos_2_is_published_once() {
+    both("{}", |t| {
+        ready(t);
+        arrives(t, 2, 7);
+        t.client(publish_flags(0x0c, 7, "a/b", b"hi"));
+        t.expect_silence();
+        t.hears_nothing();
+        confirm(t, 2, false);
+        t.hears(pubrec(7));
+        // PUBREC was lost: the client sends again.
+        t.client(publish_flags(0x0c, 7, "a/b", b"hi"));
+        hears_by_round_trip(t, pubrec(7));
+        t.client(pubrel(7));
+        hears_by_round_trip(t, pubcomp(7));
+        t.client(pubrel(7));
+        hears_by_round_trip(t, pubcomp(7));
+        arrives(t, 2, 7);
+        confirm(t, 3, false);
+        t.hears(pubrec(7));
+    });
+}
+
+#[test]
+fn pubrel_ahead_of_the_confirm() {
+    both("{}", |t| {
+        ready(t);
+        arrives(t, 2, 7);
+        t.client(pubrel(7));
+        hears_by_round_trip(t, pubcomp(7));
+        t.client(publish_flags(0x0c, 7, "a/b", b"hi"));
+        t.expect_silence();
+        confirm(t, 2, false);
+        t.hears_nothing();
+        arrives(t, 2, 7);
+    });
+}
+
+#[test]
+fn a_pubrel_nobody_waits_for_is_answered() {
+    both("{}", |t| {
+        ready(t);
+        t.client([pubrel(5), pubrel(6)].concat());
+        t.agree();
+        t.hears([pubcomp(5), pubcomp(6)].concat());
+        t.client([puback(5), pubrec(5), pubcomp(5)].concat());
+        t.expect_silence();
+        t.stays_open();
+    });
+}
+
+#[test]
+fn confirms_of_several_and_out_of_order() {
+    both("{}", |t| {
+        ready(t);
+        for (qos, id) in [(1, 11), (2, 12), (1, 13), (1, 14), (2, 15)] {
+            arrives(t, qos, id);
+        }
+        confirm(t, 4, false);
+        t.hears(puback(13));
+        confirm(t, 5, true);
+        t.hears([puback(11), pubrec(12), puback(14)].concat());
+        confirm(t, 6, false);
+        t.hears(pubrec(15));
+        t.stays_open();
+    });
+}
+
+#[test]
+fn a_confirm_of_nothing_ends_the_connection() {
+    for (number, multiple) in [(0, true), (1, false), (3, false), (3, true), (u64::MAX, true)] {
+        both("{}", |t| {
+            ready(t);
+            arrives(t, 1, 7);
+            confirm(t, number, multiple);
+            t.hears_nothing();
+            t.closes();
+            assert_eq!(t.counter("closed.broker_misbehaved"), 1);
+        });
+    }
+}
+
+#[test]
+fn nack_closes_without_puback() {
+    both("{}", |t| {
+        ready(t);
+        arrives(t, 1, 7);
+        t.reply(CONFIRM, nack(2));
+        t.hears_nothing();
+        t.expect(CONNECTION, goodbye());
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        t.hears_nothing();
+        assert_eq!(t.counter("closed.broker_nack"), 1);
+    });
+}
+
+#[test]
+fn a_refused_publish_closes_without_puback() {
+    for (channel, qos) in [(PUBLISH, 0), (CONFIRM, 1)] {
+        both("{}", |t| {
+            t.log_in();
+            t.client(publish(qos, 7, "a", b"hi"));
+            while t.broker.next().is_some() {}
+            t.reply(channel, channel_close(403, "ACCESS_REFUSED", (60, 40)));
+            t.expect(channel, channel_close_ok());
+            t.expect(CONNECTION, goodbye());
+            t.reply(CONNECTION, close_ok());
+            t.closes();
+            t.hears_nothing();
+            assert_eq!(t.counter("closed.broker_closed"), 1);
+        });
+    }
+}
+
+#[test]
+fn the_payload_passes_while_it_comes() {
+    both("{}", |t| {
+        t.log_in();
+        t.pieces_of(1);
+        let packet = publish(0, 0, "a", b"payload");
+        let (head, payload) = packet.split_at(packet.len() - 7);
+        t.client(head);
+        t.expect_all(PUBLISH, [channel_open(), basic_publish("a")]);
+        t.broker.next().expect("the header");
+        for byte in payload {
+            t.client([*byte]);
+            let sent = scripted_broker::body(PUBLISH, &[*byte]);
+            let next = t.broker.next().expect("a body frame");
+            assert_eq!(next, amq_protocol::frame::parse_frame(&sent[..]).unwrap().1);
+        }
+        t.expect_silence();
+    });
+}
+
+#[test]
+fn bodies_are_cut_to_frame_max() {
+    both(r#"{"frame_max": 4096}"#, |t| {
+        t.log_in();
+        t.client_at_once(publish(0, 0, "a", &[1; 10_000]));
+        t.expect_all(PUBLISH, [channel_open(), basic_publish("a")]);
+        t.broker.next().expect("the header");
+        let sizes: Vec<usize> = std::iter::from_fn(|| t.broker.next())
+            .map(|frame| match frame {
+                amq_protocol::frame::AMQPFrame::Body(_, bytes) => bytes.len(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sizes, [4088, 4088, 1824]);
+    });
+}
+
+/// A round trip must not cut into a message, and a channel between messages is used for it.
+#[test]
+fn pingreq_is_answered_between_messages() {
+    both("{}", |t| {
+        t.log_in();
+        let packet = publish(0, 0, "a", b"0123456789");
+        t.client(&packet[..8]);
+        t.client(&packet[8..]);
+        t.client(PINGREQ);
+        t.agree();
+        t.hears(PINGRESP);
+        t.stays_open();
+    });
+}
+
+#[test]
+fn headers_of_the_old_mqtt_plugin_for_rabbitmq_before_3_13_only() {
+    for (product, version, is_old) in [
+        ("RabbitMQ", "3.10.8", true),
+        ("RabbitMQ", "3.12.14", true),
+        ("RabbitMQ", "3.9.0", true),
+        ("RabbitMQ", "2.8.7", true),
+        ("RabbitMQ", "3.13.0", false),
+        ("RabbitMQ", "4.1.0", false),
+        ("RabbitMQ", "unknown", false),
+        ("LavinMQ", "2.0.0", false),
+    ] {
+        both("{}", |t| {
+            t.client(connect("c"));
+            t.greet(product, version);
+            t.reply(CONNECTION, open_ok());
+            t.hears(connack(0));
+            while t.broker.next().is_some() {}
+            t.client([publish(0, 0, "a", b""), publish_flags(0x0c, 1, "a", b"")].concat());
+            t.expect(PUBLISH, channel_open());
+            let expected = if is_old { mqtt_headers(1, 0, false) } else { mode(1) };
+            assert_eq!(t.expect_publish(PUBLISH, "a", b""), expected, "{product} {version}");
+            t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
+            let expected = if is_old { mqtt_headers(2, 2, true) } else { mode(2) };
+            assert_eq!(t.expect_publish(CONFIRM, "a", b""), expected);
+        });
+    }
+}
+
+#[test]
+fn a_topic_that_is_too_long_for_a_key_ends_the_connection() {
+    both(r#"{"topic_mapping": "reversible"}"#, |t| {
+        t.log_in();
+        t.client(publish(0, 0, &".".repeat(85), b""));
+        t.expect(PUBLISH, channel_open());
+        t.expect_publish(PUBLISH, &"+2E".repeat(85), b"");
+        t.client(publish(0, 0, &".".repeat(86), b""));
+        t.expect(CONNECTION, goodbye());
+        assert_eq!(t.counter("closed.malformed"), 1);
+    });
+}

@@ -1,0 +1,240 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use crate::both;
+use support::{methods::*, packets::*};
+
+#[test]
+fn declared_and_bound_then_consumed_then_suback() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a/+/b", 0), ("x/#", 1)]));
+        t.expect_all(TOPOLOGY, [channel_open(), declare(0), bind(0, "a.*.b"), declare(1), bind(1, "x.#")]);
+        // Should the filter be among those of the other queue.
+        t.expect(TOPOLOGY, unbind(0, "x.#"));
+        t.expect_silence();
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0)]);
+        t.expect_all(CONSUME, [channel_open(), qos(10), consume(0)]);
+        t.replies(TOPOLOGY, [bind_ok(), declare_ok(1), bind_ok(), unbind_ok()]);
+        t.expect(CONSUME, consume(1));
+        t.expect_silence();
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.hears_nothing();
+        t.reply(CONSUME, consume_ok(1));
+        t.hears(suback(5, &[0, 1]));
+        // What is there is not asked for again.
+        t.client(subscribe(6, &[("y", 2)]));
+        t.expect_all(TOPOLOGY, [bind(1, "y"), unbind(0, "y")]);
+        t.expect_silence();
+        t.replies(TOPOLOGY, [bind_ok(), unbind_ok()]);
+        t.hears(suback(6, &[1]));
+    });
+}
+
+#[test]
+fn suback_waits_for_the_bindings_too() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0)]));
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0)]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.hears_nothing();
+        t.reply(TOPOLOGY, bind_ok());
+        t.hears(suback(5, &[0]));
+    });
+}
+
+#[test]
+fn answers_come_in_the_order_of_the_packets() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0)]));
+        t.client([unsubscribe(6, &["b"]), subscribe(7, &[("a+", 0)])].concat());
+        t.hears_nothing();
+        t.agree();
+        t.hears([suback(5, &[0]), unsuback(6), suback(7, &[0x80])].concat());
+    });
+}
+
+#[test]
+fn one_filter_refused_by_the_broker_and_the_others_asked_again() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0), ("secret", 0), ("b", 0)]));
+        t.client(unsubscribe(6, &["z"]));
+        t.expect_all(
+            TOPOLOGY,
+            [channel_open(), declare(0), bind(0, "a"), bind(0, "secret"), bind(0, "b"), unbind(0, "z")],
+        );
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0), bind_ok()]);
+        t.expect_all(CONSUME, [channel_open(), qos(10), consume(0)]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.hears_nothing();
+        t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));
+        t.expect_all(TOPOLOGY, [channel_close_ok(), channel_open(), bind(0, "b"), unbind(0, "z")]);
+        t.expect_silence();
+        t.replies(TOPOLOGY, [channel_open_ok(), bind_ok()]);
+        t.hears(suback(5, &[0, 0x80, 0]));
+        t.reply(TOPOLOGY, unbind_ok());
+        t.hears(unsuback(6));
+        t.stays_open();
+    });
+}
+
+#[test]
+fn each_filter_may_be_refused() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0), ("b", 0)]));
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0)]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));
+        t.reply(TOPOLOGY, channel_open_ok());
+        t.hears_nothing();
+        t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));
+        t.hears(suback(5, &[0x80, 0x80]));
+        t.stays_open();
+    });
+}
+
+#[test]
+fn a_refused_queue_is_the_refusal_of_all_its_filters_and_asked_for_again() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0), ("b", 1), ("c", 1)]));
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0), bind_ok()]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 10)));
+        t.hears(suback(5, &[0, 0x80, 0x80]));
+        while t.broker.next().is_some() {}
+        t.client(subscribe(6, &[("b", 1)]));
+        // A channel again, since nothing was left to ask on the closed one.
+        t.expect_all(TOPOLOGY, [channel_open(), declare(1), bind(1, "b"), unbind(0, "b")]);
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(1), bind_ok(), unbind_ok()]);
+        t.expect(CONSUME, consume(1));
+        t.reply(CONSUME, consume_ok(1));
+        t.hears(suback(6, &[1]));
+        t.stays_open();
+    });
+}
+
+#[test]
+fn a_refused_consumer_is_the_refusal_of_its_filters() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0)]));
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0), bind_ok()]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+        t.reply(CONSUME, channel_close(403, "ACCESS_REFUSED", (60, 20)));
+        t.hears(suback(5, &[0x80]));
+        t.stays_open();
+    });
+}
+
+#[test]
+fn the_consumers_channel_closed_ends_the_connection() {
+    both("{}", |t| {
+        t.log_in();
+        t.subscribe(1);
+        t.reply(CONSUME, channel_close(406, "PRECONDITION_FAILED - unknown delivery tag 3", (60, 80)));
+        t.expect(CONSUME, channel_close_ok());
+        t.expect(CONNECTION, goodbye());
+        assert_eq!(t.counter("closed.broker_closed"), 1);
+    });
+}
+
+#[test]
+fn another_qos_replaces_first_bound_then_unbound() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(1, &[("a", 0), ("b", 1)]));
+        t.agree();
+        t.hears(suback(1, &[0, 1]));
+        for (id, level) in [(2, 1), (3, 0)] {
+            t.client(subscribe(id, &[("a", level as u8)]));
+            t.expect_all(TOPOLOGY, [bind(level, "a"), unbind(1 - level, "a")]);
+            t.expect_silence();
+            t.reply(TOPOLOGY, bind_ok());
+            t.hears_nothing();
+            t.reply(TOPOLOGY, unbind_ok());
+            t.hears(suback(id, &[level as u8]));
+        }
+    });
+}
+
+#[test]
+fn a_filter_that_cannot_be_is_refused_without_asking() {
+    let long = "x".repeat(256);
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a+", 0), ("#b", 1), ("a/b#", 2), (&long, 0)]));
+        // A round trip to ride on, and nothing else.
+        t.expect_all(TOPOLOGY, [channel_open(), flow(true)]);
+        t.expect_silence();
+        t.hears_nothing();
+        t.reply(TOPOLOGY, channel_open_ok());
+        t.hears(suback(5, &[0x80; 4]));
+    });
+}
+
+#[test]
+fn unsubscribe_unbinds_every_queue_there_is() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(unsubscribe(1, &["a"]));
+        t.expect_all(TOPOLOGY, [channel_open(), flow(true)]);
+        t.replies(TOPOLOGY, [channel_open_ok(), flow_ok(true)]);
+        t.hears(unsuback(1));
+        t.client(subscribe(2, &[("a", 0), ("b", 1)]));
+        t.agree();
+        t.hears(suback(2, &[0, 1]));
+        t.client(unsubscribe(3, &["a", "b/+", "a+"]));
+        t.expect_all(TOPOLOGY, [unbind(0, "a"), unbind(1, "a"), unbind(0, "b.*"), unbind(1, "b.*")]);
+        t.expect_silence();
+        t.replies(TOPOLOGY, [unbind_ok(), unbind_ok(), unbind_ok()]);
+        t.hears_nothing();
+        t.reply(TOPOLOGY, unbind_ok());
+        t.hears(unsuback(3));
+    });
+}
+
+#[test]
+fn prefetch_is_basic_qos() {
+    both(r#"{"prefetch": 3}"#, |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 1)]));
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(1)]);
+        t.expect_all(TOPOLOGY, [channel_open(), declare(1), bind(1, "a")]);
+        t.expect_all(CONSUME, [channel_open(), qos(3), consume(1)]);
+    });
+}
+
+#[test]
+fn a_queue_that_is_deleted_ends_the_connection() {
+    both("{}", |t| {
+        t.log_in();
+        t.subscribe(1);
+        t.reply(CONSUME, cancel(1));
+        t.expect(CONNECTION, goodbye());
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        t.hears_nothing();
+        assert_eq!(t.counter("closed.broker_closed"), 1);
+    });
+}
+
+/// Everything that is awaited takes memory.
+#[test]
+fn so_many_requests_may_wait_and_no_more() {
+    both("{}", |t| {
+        t.log_in();
+        t.pieces_of(1 << 20);
+        let filters = vec![("a", 0); 8_000];
+        for id in 1..=2 {
+            t.client(subscribe(id, &filters));
+            t.stays_open();
+        }
+        t.client(subscribe(3, &filters));
+        assert_eq!(t.counter("closed.limit"), 1);
+        t.hears_nothing();
+    });
+}

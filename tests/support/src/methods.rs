@@ -1,0 +1,270 @@
+//! AMQP 0-9-1 methods for conversations, built by `amq-protocol`, with what never varies filled in.
+
+use amq_protocol::{
+    protocol::{AMQPClass, basic, channel, confirm, connection, queue},
+    types::{AMQPValue, FieldTable},
+};
+
+/// The connection itself.
+pub const CONNECTION: u16 = 0;
+/// Where queues are declared and bound.
+pub const TOPOLOGY: u16 = 1;
+/// Where messages are delivered.
+pub const CONSUME: u16 = 2;
+/// Where QoS 0 is published.
+pub const PUBLISH: u16 = 3;
+/// Where QoS 1 and 2 are published.
+pub const CONFIRM: u16 = 4;
+
+/// Queues of the client whose id is `c`, by level.
+pub const QUEUES: [&str; 2] = ["mqtt-subscription-cqos0", "mqtt-subscription-cqos1"];
+
+const EXCHANGE: &str = "amq.topic";
+
+/// A table.
+pub fn table(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in entries {
+        table.insert(key.into(), value);
+    }
+    table
+}
+
+/// connection.start of a broker with this product and version.
+pub fn start(product: &str, version: &str, mechanisms: &str) -> AMQPClass {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    AMQPClass::Connection(connection::AMQPMethod::Start(connection::Start {
+        version_major: 0,
+        version_minor: 9,
+        server_properties: table([("product", text(product)), ("version", text(version))]),
+        mechanisms: mechanisms.into(),
+        locales: "en_US".into(),
+    }))
+}
+
+/// connection.tune.
+pub fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> AMQPClass {
+    let tune = connection::Tune { channel_max, frame_max, heartbeat };
+    AMQPClass::Connection(connection::AMQPMethod::Tune(tune))
+}
+
+/// connection.tune-ok, for our four channels.
+pub fn tune_ok(frame_max: u32, heartbeat: u16) -> AMQPClass {
+    let tune_ok = connection::TuneOk { channel_max: 4, frame_max, heartbeat };
+    AMQPClass::Connection(connection::AMQPMethod::TuneOk(tune_ok))
+}
+
+/// connection.open.
+pub fn open(vhost: &str) -> AMQPClass {
+    let open = connection::Open { virtual_host: vhost.into() };
+    AMQPClass::Connection(connection::AMQPMethod::Open(open))
+}
+
+/// connection.open-ok.
+pub fn open_ok() -> AMQPClass {
+    AMQPClass::Connection(connection::AMQPMethod::OpenOk(connection::OpenOk {}))
+}
+
+/// connection.close of a broker.
+pub fn close(code: u16, text: &str) -> AMQPClass {
+    AMQPClass::Connection(connection::AMQPMethod::Close(connection::Close {
+        reply_code: code,
+        reply_text: text.into(),
+        class_id: 0,
+        method_id: 0,
+    }))
+}
+
+/// connection.close as we say it.
+pub fn goodbye() -> AMQPClass {
+    close(200, "Goodbye")
+}
+
+/// connection.close-ok.
+pub fn close_ok() -> AMQPClass {
+    AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}))
+}
+
+/// connection.blocked.
+pub fn blocked() -> AMQPClass {
+    let blocked = connection::Blocked { reason: "low on memory".into() };
+    AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked))
+}
+
+/// connection.unblocked.
+pub fn unblocked() -> AMQPClass {
+    AMQPClass::Connection(connection::AMQPMethod::Unblocked(connection::Unblocked {}))
+}
+
+/// channel.open.
+pub fn channel_open() -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))
+}
+
+/// channel.open-ok.
+pub fn channel_open_ok() -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))
+}
+
+/// channel.flow.
+pub fn flow(active: bool) -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::Flow(channel::Flow { active }))
+}
+
+/// channel.flow-ok.
+pub fn flow_ok(active: bool) -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active }))
+}
+
+/// channel.close.
+pub fn channel_close(code: u16, text: &str, (class_id, method_id): (u16, u16)) -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
+        reply_code: code,
+        reply_text: text.into(),
+        class_id,
+        method_id,
+    }))
+}
+
+/// channel.close-ok.
+pub fn channel_close_ok() -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}))
+}
+
+/// queue.declare of a level's queue.
+pub fn declare(level: usize) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+        queue: QUEUES[level].into(),
+        durable: level == 1,
+        exclusive: true,
+        ..queue::Declare::default()
+    }))
+}
+
+/// queue.declare-ok.
+pub fn declare_ok(level: usize) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk {
+        queue: QUEUES[level].into(),
+        message_count: 0,
+        consumer_count: 0,
+    }))
+}
+
+/// queue.bind of a level's queue.
+pub fn bind(level: usize, routing_key: &str) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+        queue: QUEUES[level].into(),
+        exchange: EXCHANGE.into(),
+        routing_key: routing_key.into(),
+        ..queue::Bind::default()
+    }))
+}
+
+/// queue.bind-ok.
+pub fn bind_ok() -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::BindOk(queue::BindOk {}))
+}
+
+/// queue.unbind of a level's queue.
+pub fn unbind(level: usize, routing_key: &str) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Unbind(queue::Unbind {
+        queue: QUEUES[level].into(),
+        exchange: EXCHANGE.into(),
+        routing_key: routing_key.into(),
+        ..queue::Unbind::default()
+    }))
+}
+
+/// queue.unbind-ok.
+pub fn unbind_ok() -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {}))
+}
+
+/// basic.qos.
+pub fn qos(prefetch_count: u16) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Qos(basic::Qos { prefetch_count, global: false }))
+}
+
+/// basic.qos-ok.
+pub fn qos_ok() -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {}))
+}
+
+/// basic.consume of a level's queue.
+pub fn consume(level: usize) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+        queue: QUEUES[level].into(),
+        consumer_tag: tag(level).into(),
+        no_ack: level == 0,
+        ..basic::Consume::default()
+    }))
+}
+
+/// basic.consume-ok.
+pub fn consume_ok(level: usize) -> AMQPClass {
+    let consume_ok = basic::ConsumeOk { consumer_tag: tag(level).into() };
+    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok))
+}
+
+/// basic.cancel by the broker: the level's queue is gone.
+pub fn cancel(level: usize) -> AMQPClass {
+    let cancel = basic::Cancel { consumer_tag: tag(level).into(), nowait: true };
+    AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))
+}
+
+/// basic.publish.
+pub fn basic_publish(routing_key: &str) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Publish(basic::Publish {
+        exchange: EXCHANGE.into(),
+        routing_key: routing_key.into(),
+        ..basic::Publish::default()
+    }))
+}
+
+/// basic.deliver to a level's consumer.
+pub fn deliver(level: usize, delivery_tag: u64, redelivered: bool, routing_key: &str) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Deliver(basic::Deliver {
+        consumer_tag: tag(level).into(),
+        delivery_tag,
+        redelivered,
+        exchange: EXCHANGE.into(),
+        routing_key: routing_key.into(),
+    }))
+}
+
+/// basic.ack, either way.
+pub fn ack(delivery_tag: u64, multiple: bool) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Ack(basic::Ack { delivery_tag, multiple }))
+}
+
+/// basic.nack of a publish.
+pub fn nack(delivery_tag: u64) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple: false, requeue: false }))
+}
+
+/// confirm.select.
+pub fn confirm_select() -> AMQPClass {
+    AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))
+}
+
+/// confirm.select-ok.
+pub fn confirm_select_ok() -> AMQPClass {
+    AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {}))
+}
+
+/// Properties of a message of this delivery mode.
+pub fn mode(delivery_mode: u8) -> basic::AMQPProperties {
+    basic::AMQPProperties::default().with_delivery_mode(delivery_mode)
+}
+
+/// The same with the headers of RabbitMQ's MQTT plugin before 3.13.
+pub fn mqtt_headers(delivery_mode: u8, qos: i8, dup: bool) -> basic::AMQPProperties {
+    mode(delivery_mode).with_headers(table([
+        ("x-mqtt-publish-qos", AMQPValue::ShortShortInt(qos)),
+        ("x-mqtt-dup", AMQPValue::Boolean(dup)),
+    ]))
+}
+
+fn tag(level: usize) -> &'static str {
+    ["qos0", "qos1"][level]
+}

@@ -26,7 +26,7 @@ pub mod time;
 pub mod topic;
 pub mod wire;
 
-pub use bridge::{Bridge, Peer};
+pub use bridge::{Bridge, Peer, Timer};
 pub use config::Config;
 pub use error::Error;
 pub use event::{Event, Level};

@@ -323,6 +323,8 @@ impl BrokerSide {
                 Item::ProtocolHeader => return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
                 Item::Heartbeat => None,
                 Item::Method { channel: 0, method } => self.connection_method(method)?,
+                // What was under way when we said close does not matter any more, not even when it is a refusal.
+                _ if self.phase == Phase::Closing => None,
                 Item::Method { channel, method } => {
                     let role = Role::of(channel).ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Channel))?;
                     self.channel_method(role, method)?
@@ -330,11 +332,8 @@ impl BrokerSide {
                 Item::Header { channel, header } => Some(self.header(channel, header)?),
                 Item::Body { channel, bytes } => Some(self.body(channel, bytes)?),
             };
-            // While closing, what arrives is drained and does not matter.
-            match notice {
-                Some(Notice::Closed) => return Ok(Some(Notice::Closed)),
-                Some(notice) if self.phase != Phase::Closing => return Ok(Some(notice)),
-                Some(_) | None => {}
+            if notice.is_some() {
+                return Ok(notice);
             }
         }
     }

@@ -1,1 +1,127 @@
+//! Deadlines.
 
+use crate::both;
+use amq_protocol::frame::AMQPFrame;
+use support::{methods::*, packets::*, scripted_broker};
+
+#[test]
+fn a_client_that_says_nothing_has_the_login_timeout() {
+    both(r#"{"login_timeout": 2000}"#, |t| {
+        t.client(&connect("c")[..5]);
+        t.advance(1_900);
+        assert!(!t.closed());
+        t.advance(100);
+        t.closes();
+        t.expect_silence();
+        t.hears_nothing();
+        assert_eq!(t.counter("closed.timed_out"), 1);
+    });
+}
+
+#[test]
+fn a_broker_that_says_nothing_has_it_too() {
+    both("{}", |t| {
+        t.client(connect("c"));
+        while t.broker.next().is_some() {}
+        t.advance(9_900);
+        t.expect_silence();
+        t.advance(100);
+        t.expect(CONNECTION, goodbye());
+        t.advance(10_000);
+        t.closes();
+        assert_eq!(t.counter("closed.timed_out"), 1);
+    });
+}
+
+#[test]
+fn keep_alive_is_one_and_a_half_times() {
+    both("{}", |t| {
+        t.client(connect_with(0x02, 10, &["c"]));
+        t.agree();
+        t.hears(connack(0));
+        t.advance(14_900);
+        // Any byte counts.
+        t.client(&PINGREQ[..1]);
+        t.advance(14_900);
+        t.expect_silence();
+        t.advance(200);
+        t.expect(CONNECTION, goodbye());
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        assert_eq!(t.counter("closed.timed_out"), 1);
+    });
+}
+
+/// What the broker sends does not keep a client alive.
+#[test]
+fn deliveries_do_not_count_for_keep_alive() {
+    both("{}", |t| {
+        t.client(connect_with(0x02, 10, &["c"]));
+        t.agree();
+        t.client(subscribe(1, &[("#", 0)]));
+        t.agree();
+        for tag in 1..=15 {
+            t.advance(1_000);
+            t.deliver((0, tag, false), "a", mode(1), b"x");
+        }
+        t.advance(100);
+        t.expect(CONNECTION, goodbye());
+    });
+}
+
+#[test]
+fn no_keep_alive_is_for_ever() {
+    both("{}", |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        t.advance(200_000);
+        t.stays_open();
+        t.expect_silence();
+    });
+}
+
+#[test]
+fn a_blocked_broker_suspends_keep_alive() {
+    both("{}", |t| {
+        t.client(connect_with(0x02, 10, &["c"]));
+        t.agree();
+        t.hears(connack(0));
+        t.reply(CONNECTION, blocked());
+        t.advance(100_000);
+        t.stays_open();
+        t.reply(CONNECTION, unblocked());
+        t.advance(14_900);
+        t.expect_silence();
+        t.advance(200);
+        t.expect(CONNECTION, goodbye());
+    });
+}
+
+#[test]
+fn heartbeats_are_sent_each_half_interval() {
+    both(r#"{"heartbeat": 10}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        for _ in 0..6 {
+            t.advance(5_000);
+            t.broker(scripted_broker::heartbeat());
+        }
+        let heartbeats = t.broker.heard().iter().filter(|&frame| *frame == AMQPFrame::Heartbeat).count();
+        assert_eq!((heartbeats, t.broker.heard().len()), (6, 6), "{}", t.name);
+        t.stays_open();
+    });
+}
+
+#[test]
+fn two_missing_heartbeats_are_the_end_of_the_broker() {
+    both(r#"{"heartbeat": 10}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        t.advance(19_900);
+        assert!(!t.closed());
+        t.advance(100);
+        t.closes();
+        assert_eq!(t.counter("closed.timed_out"), 1);
+        assert!(t.broker.heard().iter().all(|frame| *frame == AMQPFrame::Heartbeat));
+    });
+}

@@ -9,8 +9,11 @@ use support::{
     talk::{Input, Talk, peer},
 };
 
+/// A configuration and what is said.
+type Conversation = (&'static str, fn(&mut Talk));
+
 /// Each of these ends with both sides gone.
-const CONVERSATIONS: [(&str, fn(&mut Talk)); 3] = [
+const CONVERSATIONS: [Conversation; 3] = [
     (r#"{"heartbeat": 20}"#, |t| {
         t.log_in();
         t.client(subscribe(1, &[("a/#", 0), ("b+", 1), ("b", 2)]));

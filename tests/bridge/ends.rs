@@ -95,8 +95,10 @@ fn a_fin_during_the_login_parts_from_the_broker_in_good_order() {
     });
 }
 
+type Moment = (&'static str, fn(&mut Talk));
+
 /// Moments in a client's life; the broker is connected to in each.
-const MOMENTS: [(&str, fn(&mut Talk)); 7] = [
+const MOMENTS: [Moment; 7] = [
     ("login", |t| t.client(connect("c"))),
     ("half a login", |t| {
         t.client(connect("c"));
@@ -129,7 +131,7 @@ fn the_broker_closes_or_goes_at_any_moment() {
     for (moment, live) in MOMENTS {
         both("{}", |t| {
             live(t);
-            while t.broker.next().is_some() {}
+            while t.broker.next_frame().is_some() {}
             t.reply(CONNECTION, close(320, "CONNECTION_FORCED"));
             if !moment.contains("login") {
                 t.expect(CONNECTION, close_ok());
@@ -158,7 +160,7 @@ fn malformed_frames_at_any_moment() {
         for bytes in malformed {
             both("{}", |t| {
                 live(t);
-                while t.broker.next().is_some() {}
+                while t.broker.next_frame().is_some() {}
                 t.broker(bytes);
                 t.closes();
                 // Nothing more is said to somebody who does not speak AMQP, but for the byte that makes an echo answer.
@@ -259,7 +261,7 @@ fn malformed_packets_end_the_connection_at_any_moment() {
         }
         both("{}", |t| {
             live(t);
-            while t.broker.next().is_some() {}
+            while t.broker.next_frame().is_some() {}
             t.client([0x00, 0]);
             t.expect(CONNECTION, goodbye());
             t.expect_silence();

@@ -204,7 +204,7 @@ fn agree(rig: &mut Rig, broker: &mut scripted_broker::ScriptedBroker, willing: b
             return;
         }
         broker.hear(&output);
-        while let Some(frame) = broker.next() {
+        while let Some(frame) = broker.next_frame() {
             for (channel, method) in broker.obvious_answer(&frame) {
                 let bytes = scripted_broker::method(channel, method);
                 rig.taken += bytes.len();

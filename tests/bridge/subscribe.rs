@@ -105,7 +105,7 @@ fn a_refused_queue_is_the_refusal_of_all_its_filters_and_asked_for_again() {
         t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
         t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 10)));
         t.hears(suback(5, &[0, 0x80, 0x80]));
-        while t.broker.next().is_some() {}
+        while t.broker.next_frame().is_some() {}
         t.client(subscribe(6, &[("b", 1)]));
         // A channel again, since nothing was left to ask on the closed one.
         t.expect_all(TOPOLOGY, [channel_open(), declare(1), bind(1, "b"), unbind(0, "b")]);

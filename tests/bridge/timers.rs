@@ -22,7 +22,7 @@ fn a_client_that_says_nothing_has_the_login_timeout() {
 fn a_broker_that_says_nothing_has_it_too() {
     both("{}", |t| {
         t.client(connect("c"));
-        while t.broker.next().is_some() {}
+        while t.broker.next_frame().is_some() {}
         t.advance(9_900);
         t.expect_silence();
         t.advance(100);
@@ -123,5 +123,34 @@ fn two_missing_heartbeats_are_the_end_of_the_broker() {
         t.closes();
         assert_eq!(t.counter("closed.timed_out"), 1);
         assert!(t.broker.heard().iter().all(|frame| *frame == AMQPFrame::Heartbeat));
+    });
+}
+
+/// However long the login took of it.
+#[test]
+fn keep_alive_starts_with_connack() {
+    both("{}", |t| {
+        t.client(connect_with(0x02, 4, &["c"]));
+        t.advance(5_000);
+        t.agree();
+        t.hears(connack(0));
+        t.advance(5_800);
+        t.stays_open();
+        t.expect_silence();
+    });
+}
+
+/// They are missed when they are due, between two of ours.
+#[test]
+fn missing_heartbeats_count_from_the_broker_s_last_byte() {
+    both(r#"{"heartbeat": 10}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        t.advance(1_000);
+        t.broker(scripted_broker::heartbeat());
+        t.advance(19_900);
+        assert!(!t.closed());
+        t.advance(100);
+        t.closes();
     });
 }

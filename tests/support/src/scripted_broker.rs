@@ -31,7 +31,7 @@ impl ScriptedBroker {
     }
 
     /// The oldest frame that was not taken yet.
-    pub fn next(&mut self) -> Option<AMQPFrame> {
+    pub fn next_frame(&mut self) -> Option<AMQPFrame> {
         self.heard.pop_front()
     }
 

@@ -167,7 +167,7 @@ impl Talk {
     /// The broker gives the obvious answer to everything until nobody has anything to say. Returns what it was told.
     pub fn agree(&mut self) -> Vec<AMQPFrame> {
         let mut told = Vec::new();
-        while let Some(frame) = self.broker.next() {
+        while let Some(frame) = self.broker.next_frame() {
             for (channel, method) in self.broker.obvious_answer(&frame) {
                 self.reply(channel, method);
             }
@@ -210,7 +210,7 @@ impl Talk {
     /// The next that the broker was told is this method.
     #[track_caller]
     pub fn expect(&mut self, channel: u16, method: AMQPClass) {
-        assert_eq!(self.broker.next(), Some(AMQPFrame::Method(channel, method)), "{}", self.name);
+        assert_eq!(self.broker.next_frame(), Some(AMQPFrame::Method(channel, method)), "{}", self.name);
     }
 
     /// The next that the broker was told are these methods.
@@ -224,7 +224,7 @@ impl Talk {
     /// The next that the broker was told is the protocol header.
     #[track_caller]
     pub fn expect_protocol_header(&mut self) {
-        let next = self.broker.next();
+        let next = self.broker.next_frame();
         assert!(matches!(next, Some(AMQPFrame::ProtocolHeader(_))), "{}: {next:?}", self.name);
     }
 
@@ -232,7 +232,7 @@ impl Talk {
     #[track_caller]
     pub fn expect_start_ok(&mut self) -> amq_protocol::protocol::connection::StartOk {
         use amq_protocol::protocol::connection::AMQPMethod::StartOk;
-        match self.broker.next() {
+        match self.broker.next_frame() {
             Some(AMQPFrame::Method(0, AMQPClass::Connection(StartOk(it)))) => it,
             other => panic!("{}: {other:?}", self.name),
         }
@@ -247,11 +247,11 @@ impl Talk {
         payload: &[u8],
     ) -> basic::AMQPProperties {
         self.expect(channel, say::basic_publish(routing_key));
-        let Some(AMQPFrame::Header(on, header)) = self.broker.next() else { panic!("{}", self.name) };
+        let Some(AMQPFrame::Header(on, header)) = self.broker.next_frame() else { panic!("{}", self.name) };
         assert_eq!((on, header.class_id, header.body_size), (channel, 60, payload.len() as u64));
         let mut body = Vec::new();
         while body.len() < payload.len() {
-            match self.broker.next() {
+            match self.broker.next_frame() {
                 Some(AMQPFrame::Body(on, bytes)) if on == channel => body.extend(bytes),
                 other => panic!("{}: {other:?}", self.name),
             }

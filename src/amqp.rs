@@ -36,20 +36,12 @@ pub const MAX_COLLECTED: u32 = 131_072;
 pub mod reply_code {
     /// The operation is done; how a connection is closed in good order.
     pub const REPLY_SUCCESS: u16 = 200;
-    /// An operator closed the connection.
-    pub const CONNECTION_FORCED: u16 = 320;
     /// No permission; at login, bad credentials.
     pub const ACCESS_REFUSED: u16 = 403;
-    /// No such queue or exchange.
-    pub const NOT_FOUND: u16 = 404;
-    /// Exclusive to another connection.
-    pub const RESOURCE_LOCKED: u16 = 405;
     /// Exists with other arguments, or a message is too large.
     pub const PRECONDITION_FAILED: u16 = 406;
     /// Not allowed here: at `connection.open`, the virtual host.
     pub const NOT_ALLOWED: u16 = 530;
-    /// The broker's own failure.
-    pub const INTERNAL_ERROR: u16 = 541;
 }
 
 /// At most 255 bytes, as AMQP's `shortstr` holds them, section 4.2.5.3. Any longer text cannot be one: nothing is ever cut.

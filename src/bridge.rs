@@ -1,7 +1,7 @@
 //! One client connection, from its MQTT bytes to the broker's AMQP bytes and back.
 //!
-//! A [`Bridge`] is two coupled machines. The client's state is in this table, and only in this file; the broker's is in
-//! `bridge/broker.rs` and comes out as notices.
+//! A [`Bridge`] is two coupled machines. The client's state is in this table; the broker's is in `bridge/broker.rs`
+//! and comes out as notices.
 //!
 //! ```text
 //!                CONNECT admitted            connection.open-ok
@@ -30,13 +30,13 @@ mod timer;
 pub use timer::Timer;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::config::{Config, ConnectMode, ShortText};
 use crate::error::{Error, Limit, TimedOut};
 use crate::event::Event;
 use crate::mqtt::{self, ConnectReturnCode};
+use crate::policy::Peer;
 use crate::time::Instant;
 use crate::wire::RecvBuffer;
 use broker::BrokerSide;
@@ -48,15 +48,6 @@ use timer::{Beat, Timers};
 
 /// The most bytes a client may be owed. Payloads never wait; this is a quarter of a million acknowledgements.
 const MAX_CLIENT_OUTPUT: usize = 1024 * 1024;
-
-/// What the host knows of a client before its first byte.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// The client's real address; without one it does not count as local.
-    pub address: Option<SocketAddr>,
-    /// A number that no other connection to the same broker has, from which client ids are made. No secret.
-    pub nonce: u128,
-}
 
 /// One client connection. Deterministic: the same inputs at the same times give the same outputs.
 ///
@@ -148,6 +139,8 @@ impl Bridge {
             let left = input.len();
             buffer.keep_last(left);
             self.from_client = buffer;
+            // What a broker's bytes make for the client is taken in the same callback; only this piles up.
+            let result = result.and_then(|()| self.check_client_output());
             if let Err(error) = result {
                 self.fail(now, error);
             } else if end && self.listens_to_client() {
@@ -165,7 +158,10 @@ impl Bridge {
     pub fn handle_broker(&mut self, now: Instant, bytes: Vec<u8>, end: bool) {
         self.timers.broker_heard(now);
         match self.state {
-            State::Refusing(code) if !bytes.is_empty() => self.give_refusal(code),
+            State::Refusing(code) if !bytes.is_empty() => {
+                self.give_refusal(code);
+                self.broker.nudge();
+            }
             State::LoggingIn | State::Connected | State::Leaving => {
                 self.from_broker.push(bytes);
                 let mut buffer = core::mem::take(&mut self.from_broker);
@@ -211,11 +207,12 @@ impl Bridge {
             return;
         }
         match timer {
+            Timer::Login if self.state == State::LoggingIn => self.fail(now, Error::BrokerSilent),
             Timer::Login => self.fail(now, Error::TimedOut(TimedOut::Login)),
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
             Timer::Heartbeat => match self.timers.beat(now) {
                 Beat::Send => self.broker.heartbeat(),
-                Beat::Missing => self.fail(now, Error::TimedOut(TimedOut::Heartbeat)),
+                Beat::Missing => self.fail(now, Error::BrokerSilent),
                 Beat::NotYet => {}
             },
             // What the client is owed has had its chance.
@@ -276,9 +273,12 @@ impl Bridge {
                 self.events.push_back(Event::Refused(code, error));
                 self.refuse(code);
             }
-            (State::LoggingIn, Some(code)) => {
+            (State::LoggingIn, Some(code)) if error.is_refusal_of_login() => {
                 self.events.push_back(Event::Refused(code, error));
                 self.give_refusal(code);
+                if error == Error::BrokerGone {
+                    self.broker.nudge();
+                }
             }
             (State::AwaitConnect | State::LoggingIn | State::Connected, _) => {
                 self.events.push_back(Event::Failed(error));
@@ -286,6 +286,10 @@ impl Bridge {
                     self.broker.abandon();
                 }
                 self.leave(now);
+                // Silence has lasted long enough.
+                if error == Error::TimedOut(TimedOut::KeepAlive) {
+                    self.over();
+                }
             }
             (State::Refusing(_) | State::Leaving | State::Over, _) => self.over(),
         }
@@ -301,11 +305,10 @@ impl Bridge {
         self.state = State::Refusing(code);
     }
 
-    /// Upstream has spoken: the CONNACK goes out now. An echo then sends one byte back, in whose wake the connection is closed;
-    /// anybody else ignores it, and the timer closes.
+    /// Upstream has spoken: the CONNACK goes out now. A broker's connection.close is not answered, since on close-ok it resets the
+    /// connection, and the reset could overtake the CONNACK.
     fn give_refusal(&mut self, code: ConnectReturnCode) {
         self.client.connack(false, code);
-        self.broker.nudge();
         self.over();
     }
 
@@ -324,18 +327,16 @@ impl Bridge {
         self.state = State::Over;
     }
 
+    fn check_client_output(&self) -> Result<(), Error> {
+        if self.client.len() > MAX_CLIENT_OUTPUT { Err(Error::Limit(Limit::ClientOutput)) } else { Ok(()) }
+    }
+
     /// Ends every input.
     fn settle(&mut self, now: Instant) {
-        if self.listens_to_client() {
-            let owes_too_much = self.client.len() > MAX_CLIENT_OUTPUT;
-            let result = if owes_too_much {
-                Err(Error::Limit(Limit::ClientOutput))
-            } else {
-                self.broker.check_budgets()
-            };
-            if let Err(error) = result {
-                self.fail(now, error);
-            }
+        if self.listens_to_client()
+            && let Err(error) = self.broker.check_budgets()
+        {
+            self.fail(now, error);
         }
         if self.pings.waiting > 0 {
             self.probe();

@@ -43,9 +43,11 @@ pub struct Config {
 /// Budgets and deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Largest packet before login, in bytes.
+    /// User name and password together, in bytes.
+    pub max_credentials_size: usize,
+    /// Largest CONNECT, in bytes.
     pub max_packet_size_unauthenticated: u32,
-    /// Largest packet after login, in bytes.
+    /// Largest packet behind it, in bytes.
     pub max_packet_size_authenticated: u32,
     /// Largest AMQP frame we propose, in bytes.
     pub frame_max: u32,
@@ -57,8 +59,8 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectMode {
-    /// When the filter has something to say, so that a refused client never reaches the broker. Needs `tcp_proxy`'s
-    /// `upstream_connect_mode: ON_DOWNSTREAM_DATA`.
+    /// When the filter has something to say, so that with a `local_reply_cluster` a refused client never reaches the broker.
+    /// Needs `tcp_proxy`'s `upstream_connect_mode: ON_DOWNSTREAM_DATA`.
     #[default]
     Lazy,
     /// When the client connects.
@@ -128,6 +130,7 @@ struct RawConfig {
     topic_mapping: RawTopicMapping,
     prefetch: Number,
     login_timeout: Number,
+    max_credentials_size: Number,
     max_packet_size_unauthenticated: Number,
     max_packet_size_authenticated: Number,
     frame_max: Number,
@@ -163,6 +166,7 @@ impl Default for RawConfig {
             topic_mapping: RawTopicMapping::default(),
             prefetch: Number(10.0),
             login_timeout: Number(10_000.0),
+            max_credentials_size: Number(3_584.0),
             max_packet_size_unauthenticated: Number(65_536.0),
             max_packet_size_authenticated: Number(16_777_216.0),
             frame_max: Number(131_072.0),
@@ -189,8 +193,12 @@ impl Config {
             }
         };
         let mut json = serde_json::Deserializer::from_slice(json);
-        let raw: RawConfig = serde_path_to_error::deserialize(&mut json)
-            .map_err(|e| ConfigError::new(&e.path().to_string(), shape_problem(e.inner())))?;
+        let raw: RawConfig = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+            let path = e.path().to_string();
+            let problem =
+                if path == "default_pass" { "expected a string".into() } else { shape_problem(e.inner()) };
+            ConfigError::new(&path, problem)
+        })?;
         json.end().map_err(|e| ConfigError::new(".", e.to_string()))?;
         Self::try_from(raw)
     }
@@ -236,6 +244,8 @@ impl TryFrom<RawConfig> for Config {
             },
             prefetch: raw.prefetch.within("prefetch", 1, u64::from(u16::MAX))? as u16,
             limits: Limits {
+                max_credentials_size: raw.max_credentials_size.within("max_credentials_size", 1, 65_535)?
+                    as usize,
                 max_packet_size_unauthenticated: raw.max_packet_size_unauthenticated.within(
                     "max_packet_size_unauthenticated",
                     128,
@@ -336,6 +346,9 @@ mod tests {
 
     #[test]
     fn an_error_holds_no_secret() {
-        assert!(!error(r#"{"default_pass": ["hunter2"]}"#).contains("hunter2"));
+        for secret in ["12345", "1.25", "true", r#"["hunter2"]"#] {
+            let error = error(&format!(r#"{{"default_pass": {secret}}}"#));
+            assert_eq!(error, "configuration key `default_pass`: expected a string");
+        }
     }
 }

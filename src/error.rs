@@ -41,6 +41,8 @@ pub enum Error {
     BrokerMisbehaved(BrokerMisbehaved),
     /// The broker is not there, or went away without a word.
     BrokerGone,
+    /// The broker does not answer a login in time, or two of its heartbeats are missing.
+    BrokerSilent,
 }
 
 /// Packets at the wrong moment.
@@ -59,8 +61,6 @@ pub enum TimedOut {
     Login,
     /// One and a half keep-alive times passed without a packet. [MQTT-3.1.2-24]
     KeepAlive,
-    /// Two heartbeats of the broker are missing.
-    Heartbeat,
 }
 
 /// Budgets.
@@ -128,9 +128,22 @@ impl Error {
             | Self::Misbehaved(_)
             | Self::TimedOut(_)
             | Self::Limit(_)
+            | Self::BrokerSilent
             | Self::Nack
             | Self::QueueDeleted => None,
         }
+    }
+
+    /// Whether a login that is under way fails because of the broker, which has then spoken or is not there.
+    pub(crate) const fn is_refusal_of_login(self) -> bool {
+        matches!(
+            self,
+            Self::Login(_)
+                | Self::BrokerClosed { .. }
+                | Self::BrokerMalformed(_)
+                | Self::BrokerMisbehaved(_)
+                | Self::BrokerGone
+        )
     }
 
     /// Whether there is no point in saying goodbye to the broker.
@@ -141,7 +154,7 @@ impl Error {
                 | Self::BrokerMisbehaved(_)
                 | Self::BrokerGone
                 | Self::Login(_)
-                | Self::TimedOut(TimedOut::Heartbeat)
+                | Self::BrokerSilent
         )
     }
 }
@@ -170,7 +183,6 @@ impl fmt::Display for Error {
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::TimedOut(TimedOut::Login) => f.write_str("client: no login in time"),
             Self::TimedOut(TimedOut::KeepAlive) => f.write_str("client: keep-alive timed out"),
-            Self::TimedOut(TimedOut::Heartbeat) => f.write_str("broker: heartbeats are missing"),
             Self::Limit(Limit::Requests) => f.write_str("client: too many requests at once"),
             Self::Limit(Limit::ClientOutput) => f.write_str("client: does not read what it is owed"),
             Self::Limit(Limit::BeforeLogin) => f.write_str("client: sent too much before CONNACK"),
@@ -186,6 +198,7 @@ impl fmt::Display for Error {
             Self::BrokerMisbehaved(BrokerMisbehaved::Content) => f.write_str("broker: content out of place"),
             Self::BrokerMisbehaved(BrokerMisbehaved::Channel) => f.write_str("broker: channel is not open"),
             Self::BrokerGone => f.write_str("broker is gone"),
+            Self::BrokerSilent => f.write_str("broker is silent"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
 use crate::error::{Error, LoginRefusal};
 use crate::mqtt::ConnectReturnCode;
 
@@ -72,7 +73,7 @@ impl Event {
                 Error::Nack => 13,
                 Error::BrokerMalformed(_) => 14,
                 Error::BrokerMisbehaved(_) => 15,
-                Error::BrokerGone => 16,
+                Error::BrokerGone | Error::BrokerSilent => 16,
             },
             Self::Undeliverable => 17,
         }
@@ -94,13 +95,16 @@ impl Event {
                     | LoginRefusal::VhostAccess
                     | LoginRefusal::ConnectionLimit,
                 ) => Level::Info,
+                // The client asked for what it may not have, or sent what is too large.
+                Error::BrokerClosed { code: ACCESS_REFUSED | PRECONDITION_FAILED, .. } => Level::Info,
                 Error::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
                 | Error::BrokerClosed { .. }
                 | Error::Nack
                 | Error::QueueDeleted
                 | Error::BrokerMalformed(_)
                 | Error::BrokerMisbehaved(_)
-                | Error::BrokerGone => Level::Warn,
+                | Error::BrokerGone
+                | Error::BrokerSilent => Level::Warn,
             },
         }
     }

@@ -26,8 +26,9 @@ pub mod time;
 pub mod topic;
 pub mod wire;
 
-pub use bridge::{Bridge, Peer, Timer};
+pub use bridge::{Bridge, Timer};
 pub use config::Config;
 pub use error::Error;
 pub use event::{Event, Level};
+pub use policy::Peer;
 pub use secret::Secret;

@@ -1,14 +1,23 @@
 //! Who may connect, and as whom: decided before the broker is touched.
 
 use core::fmt;
+use core::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::bridge::Peer;
 use crate::config::{Config, ShortText};
 use crate::mqtt::{Connect, ConnectReturnCode};
 use crate::secret::Secret;
+
+/// What the host knows of a client before its first byte.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client's real address; without one it does not count as local.
+    pub address: Option<SocketAddr>,
+    /// A number that no other connection to the same broker has, from which client ids are made. No secret.
+    pub nonce: u128,
+}
 
 /// A client that may go on to the broker, and what it goes as.
 pub struct Admission {
@@ -33,6 +42,8 @@ pub enum Refusal {
     ClientIdTooLong,
     /// No credentials, or half of them, and `allow_anonymous` does not help.
     CredentialsMissing,
+    /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`.
+    CredentialsUnfit,
     /// One of `loopback_users` from another address.
     NotLoopback,
     /// The virtual host's name has more than 255 bytes.
@@ -53,7 +64,12 @@ pub fn admit(config: &Config, peer: &Peer, connect: &Connect<'_>) -> Result<Admi
     let queues = [queue(0).ok_or(Refusal::ClientIdTooLong)?, queue(1).ok_or(Refusal::ClientIdTooLong)?];
 
     let (username, password) = match (connect.username, connect.password, &config.anonymous) {
-        (Some(username), Some(password), _) => (username, Secret::new(password)),
+        (Some(username), Some(password), _) => {
+            if password.contains(&0) || username.len() + password.len() > config.limits.max_credentials_size {
+                return Err(Refusal::CredentialsUnfit);
+            }
+            (username, Secret::new(password))
+        }
         (None, None, Some(anonymous)) => (&*anonymous.username, anonymous.password.clone()),
         _ => return Err(Refusal::CredentialsMissing),
     };
@@ -76,7 +92,9 @@ impl Refusal {
     pub const fn return_code(self) -> ConnectReturnCode {
         match self {
             Self::ClientIdMissing | Self::ClientIdTooLong => ConnectReturnCode::IdentifierRejected,
-            Self::CredentialsMissing | Self::VhostTooLong => ConnectReturnCode::BadUserNameOrPassword,
+            Self::CredentialsMissing | Self::CredentialsUnfit | Self::VhostTooLong => {
+                ConnectReturnCode::BadUserNameOrPassword
+            }
             Self::NotLoopback => ConnectReturnCode::NotAuthorized,
         }
     }
@@ -88,6 +106,7 @@ impl fmt::Display for Refusal {
             Self::ClientIdMissing => "no client id, but a session to keep",
             Self::ClientIdTooLong => "client id is too long for a queue name",
             Self::CredentialsMissing => "credentials are missing",
+            Self::CredentialsUnfit => "user name and password are too long or hold U+0000",
             Self::NotLoopback => "loopback user from another address",
             Self::VhostTooLong => "virtual host's name is too long",
         })

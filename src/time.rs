@@ -21,11 +21,6 @@ impl Instant {
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
-
-    /// How long ago `earlier` was; zero when it lies ahead.
-    pub const fn saturating_since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
 }
 
 impl core::ops::Add<Duration> for Instant {

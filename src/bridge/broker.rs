@@ -9,9 +9,6 @@ use crate::amqp::{self, BrokerMethod, ClientMethod, ContentHeader, Item, Propert
 use crate::config::{Config, Login};
 use crate::error::{BrokerMisbehaved, Error, Limit, LoginRefusal};
 
-/// The most answers awaited at once. Only a client that sends thousands of filters without waiting comes near.
-const MAX_AWAITED: usize = 16_384;
-
 /// What the broker said, as far as the bridge must know.
 pub(super) enum Notice<'a> {
     /// The login is done.
@@ -85,6 +82,8 @@ struct Sequential {
     /// Written ahead of the login's end.
     held: Vec<u8>,
     held_max: usize,
+    /// Whether connection.close is among it.
+    closes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +129,7 @@ impl BrokerSide {
                     frame_max: self.frame_max,
                     held: Vec::new(),
                     held_max: config.limits.max_packet_size_unauthenticated as usize,
+                    closes: false,
                 };
                 start_ok.encode(&mut steps.start_ok, 0);
                 ClientMethod::Open { vhost }.encode(&mut steps.open, 0);
@@ -163,11 +163,19 @@ impl BrokerSide {
             return;
         }
         if self.phase != Phase::Idle {
+            if let Some(steps) = &mut self.sequential
+                && core::mem::replace(&mut steps.closes, true)
+            {
+                return;
+            }
             let reply_text = ShortStr::literal("Goodbye");
             ClientMethod::Close { reply_code: amqp::reply_code::REPLY_SUCCESS, reply_text }
-                .encode(self.queue(), 0);
+                .encode(self.behind_login(), 0);
         }
-        self.phase = Phase::Closing;
+        // A login that goes step by step goes on, so that what was sent behind it is handled.
+        if self.sequential.is_none() {
+            self.phase = Phase::Closing;
+        }
     }
 
     /// Stops listening and speaking. What is written stays written.
@@ -188,9 +196,6 @@ impl BrokerSide {
         if self.sequential.as_ref().is_some_and(|s| s.held.len() > s.held_max) {
             return Err(Error::Limit(Limit::BeforeLogin));
         }
-        if self.channels.iter().map(|c| c.awaited.len()).sum::<usize>() > MAX_AWAITED {
-            return Err(Error::Limit(Limit::Requests));
-        }
         Ok(())
     }
 
@@ -203,7 +208,7 @@ impl BrokerSide {
     }
 
     /// Where bytes behind the login go.
-    fn queue(&mut self) -> &mut Vec<u8> {
+    fn behind_login(&mut self) -> &mut Vec<u8> {
         match &mut self.sequential {
             Some(steps) => &mut steps.held,
             None => &mut self.out,
@@ -243,7 +248,7 @@ impl BrokerSide {
     }
 
     fn send_request(&mut self, role: Role, method: ClientMethod<'_>, awaited: Awaited) {
-        method.encode(self.queue(), role.channel());
+        method.encode(self.behind_login(), role.channel());
         self.channel(role).awaited.push_back(awaited);
     }
 
@@ -257,7 +262,14 @@ impl BrokerSide {
         body_size: u32,
     ) {
         self.open(role);
-        amqp::publish(self.queue(), role.channel(), exchange, routing_key, properties, u64::from(body_size));
+        amqp::publish(
+            self.behind_login(),
+            role.channel(),
+            exchange,
+            routing_key,
+            properties,
+            u64::from(body_size),
+        );
         self.publishing = (body_size > 0).then_some(role);
     }
 
@@ -265,14 +277,14 @@ impl BrokerSide {
     pub(super) fn publish_body(&mut self, bytes: &[u8], last: bool) {
         let Some(role) = self.publishing else { return };
         let frame_max = self.frame_max;
-        amqp::body(self.queue(), role.channel(), frame_max, bytes);
+        amqp::body(self.behind_login(), role.channel(), frame_max, bytes);
         if last {
             self.publishing = None;
         }
     }
 
     pub(super) fn acknowledge(&mut self, delivery_tag: u64) {
-        ClientMethod::BasicAck { delivery_tag }.encode(self.queue(), Role::Consume.channel());
+        ClientMethod::BasicAck { delivery_tag }.encode(self.behind_login(), Role::Consume.channel());
     }
 
     pub(super) fn heartbeat(&mut self) {
@@ -299,12 +311,8 @@ impl BrokerSide {
         }
         let publishing = self.publishing;
         let free = Role::ALL.into_iter().find(|&role| self.channel(role).is_open && publishing != Some(role));
-        let role = match free {
-            Some(role) => role,
-            None if publishing.is_none() => Role::Topology,
-            None => return,
-        };
-        self.request(role, ClientMethod::ChannelFlow, Awaited::Probe);
+        // Messages are never sent on the channel for topology.
+        self.request(free.unwrap_or(Role::Topology), ClientMethod::ChannelFlow, Awaited::Probe);
         self.probe = Probe::Sent;
     }
 
@@ -325,6 +333,10 @@ impl BrokerSide {
                 Item::Method { channel: 0, method } => self.connection_method(method)?,
                 // What was under way when we said close does not matter any more, not even when it is a refusal.
                 _ if self.phase == Phase::Closing => None,
+                // No channel can be open before the connection is, and CONNACK comes first.
+                _ if self.phase != Phase::Open => {
+                    return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected));
+                }
                 Item::Method { channel, method } => {
                     let role = Role::of(channel).ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Channel))?;
                     self.channel_method(role, method)?
@@ -358,6 +370,10 @@ impl BrokerSide {
                 self.phase = Phase::Open;
                 if let Some(mut steps) = self.sequential.take() {
                     self.out.append(&mut steps.held);
+                    if steps.closes {
+                        self.phase = Phase::Closing;
+                        return Ok(None);
+                    }
                 }
                 return Ok(Some(Notice::Open));
             }
@@ -416,12 +432,16 @@ impl BrokerSide {
             }
             BrokerMethod::BasicNack if role == Role::Confirm => Err(Error::Nack),
             BrokerMethod::BasicCancel { .. } if role == Role::Consume => Err(Error::QueueDeleted),
+            // To stop when asked is beyond us, and no broker we know of asks.
+            BrokerMethod::ChannelFlow { active: false } => {
+                Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))
+            }
             BrokerMethod::ChannelFlow { active } => {
-                ClientMethod::ChannelFlowOk { active }.encode(self.queue(), role.channel());
+                ClientMethod::ChannelFlowOk { active }.encode(self.behind_login(), role.channel());
                 Ok(None)
             }
             BrokerMethod::ChannelClose(reason) => {
-                ClientMethod::ChannelCloseOk.encode(self.queue(), role.channel());
+                ClientMethod::ChannelCloseOk.encode(self.behind_login(), role.channel());
                 let steps = self.steps_left(role);
                 if self.publishing == Some(role) {
                     self.publishing = None;

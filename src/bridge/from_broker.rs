@@ -43,8 +43,8 @@ impl Bridge {
                     }
                 }
                 Notice::Done(step) => {
-                    let next = self.subscriptions.done(step);
-                    self.ask_all(next);
+                    self.subscriptions.done(step);
+                    self.ask_steps();
                     self.answer_subscriptions();
                 }
                 Notice::ChannelClosed { role, code, method, steps } => {
@@ -59,7 +59,8 @@ impl Bridge {
                         // A publish was refused, or the consumers are gone.
                         (Role::Publish | Role::Confirm | Role::Consume, _) => return Err(error),
                     }
-                    self.ask_all(steps);
+                    self.subscriptions.ask_again(steps);
+                    self.ask_steps();
                     self.answer_subscriptions();
                 }
                 Notice::Confirmed { number, multiple } => {
@@ -67,6 +68,7 @@ impl Bridge {
                     let owed = |receipt| match receipt {
                         Receipt::Puback(id) => encode::puback(client.packet(), id),
                         Receipt::Pubrec(id) => encode::pubrec(client.packet(), id),
+                        Receipt::Pubcomp(id) => encode::pubcomp(client.packet(), id),
                     };
                     self.publications
                         .confirm(number, multiple, owed)

@@ -5,7 +5,7 @@ use super::inflight::Arrival;
 use super::subscribe::{Level, Requested, Step};
 use super::{Bridge, State};
 use crate::amqp::{ClientMethod, MqttHeaders, Properties, QueueFlags, ShortStr};
-use crate::error::{Error, Misbehaved};
+use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
 use crate::policy;
@@ -17,6 +17,9 @@ pub(super) const CONSUMER_TAGS: [ShortStr<'static>; 2] =
 
 /// How long the queue of a clean session outlives its consumer, should its broker restart.
 const UNCONSUMED_EXPIRES_MS: i64 = 60_000;
+
+/// The most PINGREQs that may wait for one round trip to the broker.
+const MAX_PINGS: u32 = 65_536;
 
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
@@ -42,12 +45,14 @@ impl Bridge {
             // We deliver at QoS 0 and 1 only, so nobody waits for these.
             Packet::Pubrec(_) | Packet::Pubcomp(_) => {}
             Packet::Pubrel(id) => {
-                self.publications.release(id);
-                encode::pubcomp(self.client.packet(), id);
+                if self.publications.release(id) {
+                    encode::pubcomp(self.client.packet(), id);
+                }
             }
-            Packet::Subscribe(subscribe) => self.subscribe(subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
-            Packet::Pingreq => self.pings.waiting = self.pings.waiting.saturating_add(1),
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe)?,
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe)?,
+            Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
+            Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
                 self.events.push_back(Event::Disconnected);
                 self.leave(now);
@@ -115,21 +120,29 @@ impl Bridge {
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe<'_>) {
+    fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), Error> {
+        self.check_room_for(subscribe.entries.clone().count())?;
         let requested: Vec<Requested> = subscribe
             .entries
             .map(|(filter, qos)| Some((self.binding_key(filter)?, Level::granted(qos))))
             .collect();
-        let steps = self.subscriptions.subscribe(subscribe.packet_id, requested.into_iter());
-        self.ask_all(steps);
+        self.subscriptions.subscribe(subscribe.packet_id, requested.into_iter());
+        self.ask_steps();
         self.answer_subscriptions();
+        Ok(())
     }
 
-    fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) {
+    fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) -> Result<(), Error> {
+        self.check_room_for(unsubscribe.filters.clone().count())?;
         let keys: Vec<_> = unsubscribe.filters.filter_map(|filter| self.binding_key(filter)).collect();
-        let steps = self.subscriptions.unsubscribe(unsubscribe.packet_id, keys.into_iter());
-        self.ask_all(steps);
+        self.subscriptions.unsubscribe(unsubscribe.packet_id, keys.into_iter());
+        self.ask_steps();
         self.answer_subscriptions();
+        Ok(())
+    }
+
+    fn check_room_for(&self, filters: usize) -> Result<(), Error> {
+        if self.subscriptions.has_room_for(filters) { Ok(()) } else { Err(Error::Limit(Limit::Requests)) }
     }
 
     /// `None` for a filter that cannot be subscribed to.
@@ -138,13 +151,13 @@ impl Bridge {
         ShortStr::new(&self.key).map(|key| key.as_bytes().into())
     }
 
-    pub(super) fn ask_all(&mut self, steps: impl IntoIterator<Item = Step>) {
-        for step in steps {
+    /// Asks the broker for the steps of subscriptions that may be asked now.
+    pub(super) fn ask_steps(&mut self) {
+        while let Some(step) = self.subscriptions.next_step() {
             self.ask(step);
         }
     }
 
-    /// Asks the broker for a step of a subscription; nothing when the client has been told that it is refused.
     fn ask(&mut self, step: Step) {
         let (Some(queues), Some(key)) = (&self.queues, self.subscriptions.key(step)) else { return };
         let queue = |level: Level| level.of(queues).as_short();

@@ -6,7 +6,8 @@ use crate::mqtt::{PacketId, QoS};
 
 /// Publishes of the client at QoS 1 and 2 that are not finished.
 ///
-/// Bounded by the packet identifiers there are: one that is in use is not taken twice.
+/// Bounded by the packet identifiers there are, since one that is in use is not taken twice, as long as the broker does not leave
+/// the oldest unconfirmed for ever.
 #[derive(Default)]
 pub(super) struct Publications {
     by_id: BTreeMap<PacketId, Stage>,
@@ -22,7 +23,7 @@ enum Stage {
     Puback,
     /// QoS 2: PUBREC is due on the broker's confirm.
     Pubrec,
-    /// QoS 2: PUBREL came before the confirm and was answered; nothing is due any more.
+    /// QoS 2: PUBREL came before the confirm, on which PUBCOMP is due.
     Released,
     /// QoS 2: PUBREC was sent, PUBREL is awaited. A PUBLISH with this id is the same message again. [MQTT-4.3.3-2]
     Received,
@@ -44,6 +45,7 @@ pub(super) enum Arrival {
 pub(super) enum Receipt {
     Puback(PacketId),
     Pubrec(PacketId),
+    Pubcomp(PacketId),
 }
 
 impl Publications {
@@ -61,13 +63,17 @@ impl Publications {
         }
     }
 
-    /// PUBREL arrives. PUBCOMP is due in any case.
-    pub(super) fn release(&mut self, id: PacketId) {
+    /// PUBREL arrives: whether PUBCOMP is due now, as it is when nobody waits for the PUBREL.
+    pub(super) fn release(&mut self, id: PacketId) -> bool {
         match self.by_id.get_mut(&id) {
             Some(Stage::Received) => drop(self.by_id.remove(&id)),
-            Some(stage @ Stage::Pubrec) => *stage = Stage::Released,
-            Some(Stage::Puback | Stage::Released) | None => {}
+            Some(stage @ (Stage::Pubrec | Stage::Released)) => {
+                *stage = Stage::Released;
+                return false;
+            }
+            Some(Stage::Puback) | None => {}
         }
+        true
     }
 
     /// The broker confirms publish `number`, or all up to it; `None` when it never had such a one.
@@ -107,7 +113,7 @@ fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Re
         }
         Some(Stage::Released) => {
             by_id.remove(&id);
-            None
+            Some(Receipt::Pubcomp(id))
         }
         Some(Stage::Received) | None => None,
     }
@@ -174,17 +180,17 @@ mod tests {
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Pending);
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(7))]));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Stored);
-        p.release(id(7));
+        assert!(p.release(id(7)));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
     }
 
     #[test]
-    fn a_release_ahead_of_the_confirm_silences_the_pubrec() {
+    fn a_release_ahead_of_the_confirm_puts_pubcomp_in_pubrec_s_place() {
         let mut p = Publications::default();
         p.arrive(id(7), QoS::ExactlyOnce);
-        p.release(id(7));
+        assert!(!p.release(id(7)));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Pending);
-        assert_eq!(confirm(&mut p, 1, false), Some(vec![]));
+        assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubcomp(id(7))]));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
     }
 

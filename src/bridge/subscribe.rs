@@ -1,12 +1,18 @@
 //! SUBSCRIBE and UNSUBSCRIBE as steps at the broker, and what has become of each.
 //!
-//! The steps of all packets are asked at once. When the broker refuses one it closes the channel and looks at none of those
-//! behind it, so these are asked again: every step is idempotent.
+//! Up to [`WINDOW`] steps are asked at once, whatever packets they are of. When the broker refuses one it closes the channel and
+//! looks at none of those behind it, so these are asked again: every step is idempotent.
 
 use std::collections::VecDeque;
 
 use crate::amqp::ShortStr;
 use crate::mqtt::{PacketId, QoS, SUBACK_FAILURE};
+
+/// The most filters that may wait for the broker's answers: a bind is at most 560 bytes, so this is about 2 MB.
+const MAX_FILTERS: usize = 4096;
+
+/// The most steps that are asked at once: enough to hide the round trip, and all that a refusal costs.
+const WINDOW: usize = 32;
 
 /// QoS of a subscription. There is a queue for each; QoS 2 is lowered to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +83,13 @@ pub(super) struct Subscriptions {
     packets: VecDeque<Packet>,
     /// Number of the first of `packets`.
     first: u64,
+    /// Filters in `packets`.
+    filters: usize,
     queues: [Queue; 2],
+    /// Steps to be asked, in order.
+    waiting: VecDeque<Step>,
+    /// Steps that are asked and not answered.
+    asked: usize,
 }
 
 #[derive(Default)]
@@ -113,10 +125,10 @@ struct Entry {
 pub(super) type Requested = Option<(Box<[u8]>, Level)>;
 
 impl Subscriptions {
-    /// A SUBSCRIBE arrives: the steps to ask for.
-    pub(super) fn subscribe(&mut self, id: PacketId, filters: impl Iterator<Item = Requested>) -> Vec<Step> {
+    /// A SUBSCRIBE arrives.
+    pub(super) fn subscribe(&mut self, id: PacketId, filters: impl Iterator<Item = Requested>) {
         let packet = self.next_number();
-        let (mut entries, mut steps) = (Vec::new(), Vec::new());
+        let mut entries = Vec::new();
         for requested in filters {
             let Some((key, level)) = requested else {
                 entries.push(Entry { key: Box::default(), level: Level::Zero, steps: 0, is_refused: true });
@@ -126,65 +138,77 @@ impl Subscriptions {
             if self.queue(level).declared == Progress::No {
                 self.queue(level).declared = Progress::Asked;
                 // What a connection before left, or still holds: it is told by basic.cancel that its queue is gone.
-                steps.extend([Step::Delete(level), Step::Declare(level)]);
+                self.waiting.extend([Step::Delete(level), Step::Declare(level)]);
             }
-            steps.push(Step::Bind(this, level));
+            self.waiting.push_back(Step::Bind(this, level));
             // Another QoS replaces the one before. [MQTT-3.8.4-3] First bound, then unbound: nothing is missed in between.
             let replaces = self.queue(level.other()).declared != Progress::No;
             if replaces {
-                steps.push(Step::Unbind(this, level.other()));
+                self.waiting.push_back(Step::Unbind(this, level.other()));
             }
             entries.push(Entry { key, level, steps: 1 + u8::from(replaces), is_refused: false });
         }
-        self.packets.push_back(Packet { id, is_subscribe: true, entries });
-        steps
+        self.push(Packet { id, is_subscribe: true, entries });
     }
 
-    /// An UNSUBSCRIBE arrives, with the binding keys of those filters that could be subscribed to: the steps to ask for.
-    pub(super) fn unsubscribe(&mut self, id: PacketId, keys: impl Iterator<Item = Box<[u8]>>) -> Vec<Step> {
+    /// An UNSUBSCRIBE arrives, with the binding keys of those filters that could be subscribed to.
+    pub(super) fn unsubscribe(&mut self, id: PacketId, keys: impl Iterator<Item = Box<[u8]>>) {
         let packet = self.next_number();
         let declared: Vec<Level> =
             Level::ALL.into_iter().filter(|level| level.of(&self.queues).declared != Progress::No).collect();
-        let (mut entries, mut steps) = (Vec::new(), Vec::new());
+        let mut entries = Vec::new();
         for key in keys {
             let this = EntryRef { packet, entry: entries.len() };
-            steps.extend(declared.iter().map(|&level| Step::Unbind(this, level)));
+            self.waiting.extend(declared.iter().map(|&level| Step::Unbind(this, level)));
             entries.push(Entry { key, level: Level::Zero, steps: declared.len() as u8, is_refused: false });
         }
-        self.packets.push_back(Packet { id, is_subscribe: false, entries });
-        steps
+        self.push(Packet { id, is_subscribe: false, entries });
     }
 
-    /// A step is done. Returns the step that was waiting for it.
-    pub(super) fn done(&mut self, step: Step) -> Option<Step> {
-        match step {
-            Step::Delete(_) => {}
-            Step::Declare(level) => {
-                self.queue(level).declared = Progress::Yes;
-                self.queue(level).consumed = Progress::Asked;
-                return Some(Step::Consume(level));
-            }
-            Step::Consume(level) => self.queue(level).consumed = Progress::Yes,
-            Step::Bind(at, _) | Step::Unbind(at, _) => {
-                if let Some(entry) = self.entry(at) {
-                    entry.steps = entry.steps.saturating_sub(1);
-                }
+    /// The next step to ask; the caller does. Those of entries that are refused meanwhile are passed over.
+    pub(super) fn next_step(&mut self) -> Option<Step> {
+        while self.asked < WINDOW {
+            let step = self.waiting.pop_front()?;
+            if self.key(step).is_some() {
+                self.asked += 1;
+                return Some(step);
             }
         }
         None
     }
 
+    /// The broker has not looked at these steps, the last that were asked.
+    pub(super) fn ask_again(&mut self, steps: impl DoubleEndedIterator<Item = Step>) {
+        for step in steps.rev() {
+            self.asked = self.asked.saturating_sub(1);
+            self.waiting.push_front(step);
+        }
+    }
+
+    /// The broker did a step.
+    pub(super) fn done(&mut self, step: Step) {
+        self.asked = self.asked.saturating_sub(1);
+        match step {
+            Step::Delete(_) => {}
+            Step::Declare(level) => {
+                self.queue(level).declared = Progress::Yes;
+                self.queue(level).consumed = Progress::Asked;
+                self.waiting.push_front(Step::Consume(level));
+            }
+            Step::Consume(level) => self.queue(level).consumed = Progress::Yes,
+            Step::Bind(at, _) | Step::Unbind(at, _) => self.settle_step(at),
+        }
+    }
+
     /// The broker refused a step.
     pub(super) fn refused(&mut self, step: Step) {
+        self.asked = self.asked.saturating_sub(1);
         match step {
             // The broker will say of the declare what stands against it.
             Step::Delete(_) => {}
-            Step::Declare(level) => {
+            // Should there be a queue, nobody will have what it holds; it expires, or the next SUBSCRIBE deletes it.
+            Step::Declare(level) | Step::Consume(level) => {
                 *self.queue(level) = Queue::default();
-                self.refuse_all(level);
-            }
-            Step::Consume(level) => {
-                self.queue(level).consumed = Progress::No;
                 self.refuse_all(level);
             }
             Step::Bind(at, _) => {
@@ -193,7 +217,13 @@ impl Subscriptions {
                 }
             }
             // It was not bound, or stays so: the client hears no more of it either way.
-            Step::Unbind(..) => drop(self.done(step)),
+            Step::Unbind(at, _) => self.settle_step(at),
+        }
+    }
+
+    fn settle_step(&mut self, at: EntryRef) {
+        if let Some(entry) = self.entry(at) {
+            entry.steps = entry.steps.saturating_sub(1);
         }
     }
 
@@ -232,10 +262,21 @@ impl Subscriptions {
                 .all(|e| e.is_refused || e.steps == 0 && (!is_subscribe || is_consumed(e.level)))
         })?;
         self.first += 1;
+        self.filters -= packet.entries.len();
         Some(match packet.is_subscribe {
             true => Answer::Suback(packet.id, packet.entries.iter().map(Entry::return_code).collect()),
             false => Answer::Unsuback(packet.id),
         })
+    }
+
+    /// Whether a packet of so many filters may still wait for the broker's answers.
+    pub(super) fn has_room_for(&self, filters: usize) -> bool {
+        self.filters + filters <= MAX_FILTERS && self.packets.len() < MAX_FILTERS
+    }
+
+    fn push(&mut self, packet: Packet) {
+        self.filters += packet.entries.len();
+        self.packets.push_back(packet);
     }
 
     fn next_number(&self) -> u64 {

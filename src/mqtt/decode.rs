@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{MAX_REMAINING_LENGTH, MAX_TOPIC, PacketId, QoS, Version};
+use super::{MAX_TOPIC, PacketId, QoS, Version};
 use crate::wire::{Reader, Truncated};
 
 /// The most bytes of a packet that has to be whole before it can be read (all but a PUBLISH after login).
@@ -250,7 +250,6 @@ impl FixedHeader {
             let Ok(byte) = reader.u8() else { return Ok(None) };
             remaining_length |= u32::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                debug_assert!(remaining_length <= MAX_REMAINING_LENGTH);
                 return Ok(Some(Self { packet_type, flags, remaining_length }));
             }
         }

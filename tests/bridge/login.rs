@@ -24,7 +24,7 @@ fn one_flight_all_written_before_the_broker_has_said_a_word() {
         let name = start_ok.client_properties.inner().get("connection_name").unwrap();
         assert_eq!(*name, AMQPValue::LongString("c".into()));
         t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
-        t.expect_all(TOPOLOGY, [channel_open(), declare(0), bind(0, "a.b")]);
+        t.expect_all(TOPOLOGY, [channel_open(), delete(0), declare(0), bind(0, "a.b")]);
         t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
         t.expect_publish(CONFIRM, "x.y", b"hi");
         t.expect_silence();

@@ -107,11 +107,11 @@ fn pubrel_ahead_of_the_confirm() {
         ready(t);
         arrives(t, 2, 7);
         t.client(pubrel(7));
-        hears_by_round_trip(t, pubcomp(7));
         t.client(publish_flags(0x0c, 7, "a/b", b"hi"));
         t.expect_silence();
-        confirm(t, 2, false);
         t.hears_nothing();
+        confirm(t, 2, false);
+        t.hears(pubcomp(7));
         arrives(t, 2, 7);
     });
 }
@@ -245,11 +245,11 @@ fn pingreq_is_answered_between_messages() {
         t.client_at_once([&PINGREQ, &packet[..8]].concat());
         t.reply(PUBLISH, flow_ok(true));
         t.hears(PINGRESP);
-        t.client(&packet[8..]);
-        t.expect_publish(PUBLISH, "a", b"0123456789");
-        t.expect(PUBLISH, flow(true));
-        t.reply(PUBLISH, flow_ok(true));
+        // The channel is in the middle of a message, so it is another.
+        t.replies(TOPOLOGY, [channel_open_ok(), flow_ok(true)]);
         t.hears(PINGRESP);
+        t.client(&packet[8..]);
+        t.agree();
     });
 }
 

@@ -26,10 +26,8 @@ fn a_broker_that_says_nothing_has_it_too() {
         t.advance(9_900);
         t.expect_silence();
         t.advance(100);
-        t.expect(CONNECTION, goodbye());
-        t.advance(10_000);
         t.closes();
-        assert_eq!(t.counter("closed.timed_out"), 1);
+        assert_eq!(t.counter("closed.broker_gone"), 1);
     });
 }
 
@@ -121,7 +119,7 @@ fn two_missing_heartbeats_are_the_end_of_the_broker() {
         assert!(!t.closed());
         t.advance(100);
         t.closes();
-        assert_eq!(t.counter("closed.timed_out"), 1);
+        assert_eq!(t.counter("closed.broker_gone"), 1);
         assert!(t.broker.heard().iter().all(|frame| *frame == AMQPFrame::Heartbeat));
     });
 }

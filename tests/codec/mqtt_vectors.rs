@@ -1,7 +1,7 @@
 //! Every MQTT packet, byte by byte. Where the standard has an example, it is that one.
 
 use leveret::mqtt::encode::{self, Delivery, PublishHead};
-use leveret::mqtt::{ConnectReturnCode, PacketId, QoS, SUBACK_FAILURE};
+use leveret::mqtt::{ConnectReturnCode, PacketId, SUBACK_FAILURE};
 
 use crate::transcript::{Line, Mqtt, Transcript, listen, said};
 

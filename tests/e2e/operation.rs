@@ -1,14 +1,18 @@
 //! What an operator relies on: round trips, deadlines, windows, names in the broker, and what a trap costs.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use support::envoy::{Envoy, Mode, Options, Shipped};
 use support::process::wait_until;
+use support::{methods as say, scripted_broker};
 
 use crate::amqp::{Amqp, persistent};
 use crate::link::Link;
@@ -156,6 +160,42 @@ fn a_trap_ends_the_connections_of_its_worker_and_no_others() -> Result<()> {
 }
 
 /// A fresh VM takes a moment, and meanwhile its worker's clients are turned away.
+#[test]
+fn a_broker_that_hangs_up_ends_its_connection_and_no_others() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let shipped = to(Mode::Lazy, listener.local_addr()?);
+    let (hang_up, wait) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        // Health checks say nothing and are told nothing.
+        let mut connections = listener.incoming().flatten().filter_map(|mut it| {
+            it.read_exact(&mut [0; 8]).ok()?;
+            let login = [say::start("Fake", "1", "PLAIN"), say::tune(0, 0, 0), say::open_ok()];
+            it.write_all(&login.map(|method| scripted_broker::method(0, method)).concat()).ok().map(|()| it)
+        });
+        let (first, mut second) = (connections.next()?, connections.next()?);
+        wait.recv().ok()?;
+        first.shutdown(Shutdown::Write).ok()?;
+        // The other's login, then its ping.
+        let mut heard = Vec::new();
+        while !heard.ends_with(&scripted_broker::method(1, say::flow(true))) {
+            let mut byte = [0];
+            second.read_exact(&mut byte).ok()?;
+            heard.extend(byte);
+        }
+        let answer = [say::channel_open_ok(), say::flow_ok(true)];
+        second.write_all(&answer.map(|method| scripted_broker::method(1, method)).concat()).ok()?;
+        second.read_to_end(&mut Vec::new()).ok()
+    });
+    let envoy = own_envoy_with("hangs-up", &shipped, &Options { concurrency: 1, ..Options::default() })?;
+    let mut first = Client::login(envoy.address("mqtt")?, "hung-up-on")?;
+    let mut second = Client::login(envoy.address("mqtt")?, "goes-on")?;
+    hang_up.send(())?;
+    assert_eq!(first.rest()?, b"");
+    second.ping()?;
+    ensure!(!envoy.log().contains("panicked"), "{}", envoy.log());
+    Ok(())
+}
+
 fn serve(address: SocketAddr, client_id: &str) -> Result<()> {
     wait_until("service", PATIENCE, || Client::login(address, client_id).ok()?.ping().ok())
 }

@@ -40,9 +40,17 @@ impl RootContext for Root {
     }
 
     /// On `false` Envoy keeps what it had.
-    fn on_configure(&mut self, _configuration_size: usize) -> bool {
+    fn on_configure(&mut self, size: usize) -> bool {
         host::log(Level::Info, &[STAMP, BUILD].concat());
-        let json = host::read(Buffer::Configuration).unwrap_or_default();
+        // A configuration that cannot be read must not become the default one.
+        let json = match host::read(Buffer::Configuration) {
+            Ok(json) => json,
+            Err(_) if size == 0 => Vec::new(),
+            Err(_) => {
+                host::log(Level::Error, "the configuration cannot be read");
+                return false;
+            }
+        };
         match Config::from_json(&json) {
             Ok(config) => {
                 self.config = Some(Rc::new(config));

@@ -151,7 +151,8 @@ impl Connection {
         let output = self.bridge.take_client_output();
         host::replace(Buffer::Upstream, &output)?;
         self.flush()?;
-        Ok(if output.is_empty() { Reply::None } else { Reply::UnderWay })
+        // The end is followed by `on_upstream_close`, and closed here this context would be gone by then: the SDK panics on that.
+        Ok(if output.is_empty() && !end { Reply::None } else { Reply::UnderWay })
     }
 
     /// Sends what the broker shall hear, outside of downstream data.

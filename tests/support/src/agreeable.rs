@@ -100,6 +100,7 @@ impl Broker {
             (10, 50) => method(channel, 10, 51, &[]),
             (20, 10) => method(channel, 20, 11, &[0, 0, 0, 0]),
             (20, 20) => method(channel, 20, 21, &arguments[..1]),
+            (50, 40) => method(channel, 50, 41, &[0; 4]),
             (50, 10) => method(channel, 50, 11, &[&read_short(&arguments[2..])[..], &[0; 8]].concat()),
             (50, 20) => method(channel, 50, 21, &[]),
             (50, 50) => method(channel, 50, 51, &[]),

@@ -194,6 +194,8 @@ impl Host {
         assert_ne!(action, Some(PAUSE), "Envoy keeps a dangling pointer to a paused upstream buffer");
         let output = self.store.data_mut().finish_upstream(id);
         if end {
+            // A close inside the callback has deleted the context by now; Envoy tells it of the end all the same.
+            self.sweep();
             // Still before what was just produced is written.
             self.call::<_, ()>("proxy_on_upstream_connection_close", id, (id, UNKNOWN));
         }

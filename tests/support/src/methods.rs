@@ -131,12 +131,26 @@ pub fn channel_close_ok() -> AMQPClass {
     AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}))
 }
 
+/// queue.delete of a level's queue.
+pub fn delete(level: usize) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
+        queue: QUEUES[level].into(),
+        ..queue::Delete::default()
+    }))
+}
+
+/// queue.delete-ok.
+pub fn delete_ok() -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count: 0 }))
+}
+
 /// queue.declare of a level's queue.
 pub fn declare(level: usize) -> AMQPClass {
     AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
         queue: QUEUES[level].into(),
-        durable: level == 1,
-        exclusive: true,
+        durable: true,
+        auto_delete: true,
+        arguments: table([("x-expires", AMQPValue::LongLongInt(60_000))]),
         ..queue::Declare::default()
     }))
 }
@@ -196,6 +210,7 @@ pub fn consume(level: usize) -> AMQPClass {
         queue: QUEUES[level].into(),
         consumer_tag: tag(level).into(),
         no_ack: level == 0,
+        exclusive: true,
         ..basic::Consume::default()
     }))
 }

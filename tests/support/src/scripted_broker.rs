@@ -64,7 +64,10 @@ impl ScriptedBroker {
             AMQPClass::Connection(connection::AMQPMethod::Close(_)) => say::close_ok(),
             AMQPClass::Channel(channel::AMQPMethod::Open(_)) => say::channel_open_ok(),
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => say::flow_ok(flow.active),
-            AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => say::declare_ok(level(declare.durable)),
+            AMQPClass::Queue(queue::AMQPMethod::Delete(_)) => say::delete_ok(),
+            AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
+                say::declare_ok(level(declare.queue.as_str() == say::QUEUES[1]))
+            }
             AMQPClass::Queue(queue::AMQPMethod::Bind(_)) => say::bind_ok(),
             AMQPClass::Queue(queue::AMQPMethod::Unbind(_)) => say::unbind_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => say::qos_ok(),

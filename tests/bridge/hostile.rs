@@ -218,14 +218,14 @@ fn agree(rig: &mut Rig, broker: &mut scripted_broker::ScriptedBroker, willing: b
 #[test]
 fn hostile_conversations() {
     let first = std::env::var("LEVERET_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let (mut connected, mut leaving, mut over) = (0, 0, 0);
+    let (mut connected, mut leaving, mut over) = (0_u64, 0_u64, 0_u64);
     let (start, count) = first.map_or_else(|| (fastrand::u64(..u64::MAX / 2), 20_000), |seed| (seed, 1));
     for seed in start..start + count {
         let outcome = std::panic::catch_unwind(|| hostile_conversation(seed));
         let reached = outcome.unwrap_or_else(|_| panic!("LEVERET_SEED={seed} repeats this"));
-        connected += usize::from(reached.contains(&"connected"));
-        leaving += usize::from(reached.contains(&"leaving"));
-        over += usize::from(reached.contains(&"over"));
+        connected += u64::from(reached.contains(&"connected"));
+        leaving += u64::from(reached.contains(&"leaving"));
+        over += u64::from(reached.contains(&"over"));
     }
     println!("of {count}: {connected} connected, {leaving} leaving, {over} over");
     // A sweep that reaches nothing finds nothing.

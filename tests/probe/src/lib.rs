@@ -1,5 +1,5 @@
 //! A proxy-wasm network filter without a will of its own: its plugin configuration says, callback by callback,
-//! which hostcalls it makes ([`script`]), and it logs what Envoy answered. `tests/envoy_facts.rs` writes the
+//! which hostcalls it makes (`script`), and it logs what Envoy answered. `tests/envoy_facts.rs` writes the
 //! scripts, so that a fact and its proof stand in one place.
 //!
 //! A log line is `probe #CONTEXT CALLBACK: WHAT`.

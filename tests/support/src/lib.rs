@@ -19,16 +19,17 @@ pub mod envoy;
 #[cfg(feature = "wasm")]
 pub mod host;
 pub mod load;
-#[cfg(feature = "wasm")]
 pub mod methods;
+#[cfg(feature = "wasm")]
 pub mod module;
 pub mod packets;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;
-#[cfg(feature = "wasm")]
 pub mod scripted_broker;
+#[cfg(feature = "wasm")]
 pub mod subject;
+#[cfg(feature = "wasm")]
 pub mod talk;
 
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ mod table;
 
 pub use content::{ContentHeader, MqttHeaders, PUBLISH_QOS, Properties, publish};
 pub use frame::{Decoder, Item, body, body_capacity, heartbeat};
-pub use method::{BrokerMethod, ClientMethod, MethodId, QueueFlags, Reason};
+pub use method::{BrokerMethod, ClientMethod, DeadLetter, MethodId, QueueArguments, QueueFlags, Reason};
 pub use table::{Table, TableWriter, Value};
 
 use core::fmt;
@@ -38,6 +38,10 @@ pub mod reply_code {
     pub const REPLY_SUCCESS: u16 = 200;
     /// No permission; at login, bad credentials.
     pub const ACCESS_REFUSED: u16 = 403;
+    /// The queue is another connection's own, or has a consumer that shares it with nobody.
+    pub const RESOURCE_LOCKED: u16 = 405;
+    /// There is no such queue or exchange.
+    pub const NOT_FOUND: u16 = 404;
     /// Exists with other arguments, or a message is too large.
     pub const PRECONDITION_FAILED: u16 = 406;
     /// Not allowed here: at `connection.open`, the virtual host.

@@ -24,15 +24,18 @@ mod from_broker;
 mod from_client;
 mod inflight;
 mod output;
+mod queues;
+mod session;
 mod subscribe;
 mod timer;
+mod will;
 
 pub use timer::Timer;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::config::{Config, ConnectMode, ShortText};
+use crate::config::{Config, ConnectMode};
 use crate::error::{Error, Limit, TimedOut};
 use crate::event::Event;
 use crate::mqtt::{self, ConnectReturnCode};
@@ -43,8 +46,9 @@ use broker::BrokerSide;
 use from_broker::Arriving;
 use inflight::{Deliveries, Publications};
 use output::ClientOutput;
-use subscribe::Subscriptions;
+use session::Session;
 use timer::{Beat, Timers};
+use will::Will;
 
 /// The most bytes a client may be owed. Payloads never wait; this is a quarter of a million acknowledgements.
 const MAX_CLIENT_OUTPUT: usize = 1024 * 1024;
@@ -71,9 +75,11 @@ pub struct Bridge {
     broker: BrokerSide,
     from_broker: RecvBuffer,
 
-    /// The client's queues at QoS 0 and 1; empty before CONNECT.
-    queues: Option<[ShortText; 2]>,
-    subscriptions: Subscriptions,
+    /// The AMQP connection is open: what is left to do before CONNACK is the session and the will.
+    is_open: bool,
+    /// From CONNECT on.
+    session: Option<Session>,
+    will: Option<Will>,
     publications: Publications,
     deliveries: Deliveries,
     arriving: Arriving,
@@ -116,8 +122,9 @@ impl Bridge {
             pings: Pings::default(),
             broker: BrokerSide::new(&config),
             from_broker: RecvBuffer::default(),
-            queues: None,
-            subscriptions: Subscriptions::default(),
+            is_open: false,
+            session: None,
+            will: None,
             publications: Publications::default(),
             deliveries: Deliveries::default(),
             arriving: Arriving::default(),
@@ -215,6 +222,12 @@ impl Bridge {
                 Beat::Missing => self.fail(now, Error::BrokerSilent),
                 Beat::NotYet => {}
             },
+            Timer::Will => {
+                if let Some(will) = &mut self.will {
+                    will.renew(&mut self.broker);
+                }
+                self.timers.will_at(now + self.config.will_refresh);
+            }
             // What the client is owed has had its chance.
             Timer::Linger | Timer::Close => {
                 self.over();
@@ -316,6 +329,10 @@ impl Bridge {
     fn leave(&mut self, now: Instant) {
         if self.state == State::AwaitConnect || self.broker.is_closed() {
             return self.over();
+        }
+        if self.state == State::LoggingIn {
+            // Nobody has been told that there was a client.
+            self.withdraw_will();
         }
         self.broker.close();
         self.timers.linger_from(now);

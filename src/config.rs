@@ -32,11 +32,22 @@ pub struct Config {
     pub exchange: ShortText,
     /// Topics to keys.
     pub topic_mapping: TopicMapping,
+    /// What all names of queues start with, so that RabbitMQ's own plugin can serve beside us.
+    pub queue_prefix: Box<str>,
+    /// How long a persistent session outlives its connection; `None` is for ever.
+    pub subscription_ttl: Option<Duration>,
+    /// The most messages that wait for a client at QoS 0; then the oldest goes.
+    pub qos0_max_length: u32,
+    /// How often a will at the broker is renewed: well within the broker's `consumer_timeout`.
+    pub will_refresh: Duration,
+    /// What becomes of a client whose PUBLISH the broker does not permit.
+    pub on_unauthorized: OnUnauthorized,
     /// Unacknowledged QoS 1 deliveries per client, 1 to 65535.
     pub prefetch: u16,
     /// Budgets and deadlines.
     pub limits: Limits,
-    /// Seconds between AMQP heartbeats; 0 is off.
+    /// Seconds between AMQP heartbeats; 0 is off. A broker notices that our host is dead, and sends the wills it holds for us,
+    /// after about two.
     pub heartbeat: u16,
 }
 
@@ -76,6 +87,17 @@ pub enum Login {
     Pipelined,
     /// Each step after the broker's answer to the one before.
     Sequential,
+}
+
+/// What becomes of a client whose PUBLISH is not permitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnauthorized {
+    /// Its connection is closed.
+    #[default]
+    Disconnect,
+    /// The message is dropped, and acknowledged as if it were not.
+    Drop,
 }
 
 /// A user name and its password.
@@ -128,6 +150,11 @@ struct RawConfig {
     ignore_colons_in_username: bool,
     exchange: String,
     topic_mapping: RawTopicMapping,
+    queue_prefix: String,
+    subscription_ttl: Ttl,
+    qos0_max_length: Number,
+    will_refresh: Number,
+    on_unauthorized: OnUnauthorized,
     prefetch: Number,
     login_timeout: Number,
     max_credentials_size: Number,
@@ -150,6 +177,20 @@ enum RawTopicMapping {
 #[serde(transparent)]
 struct Number(f64);
 
+/// RabbitMQ's `subscription_ttl`: milliseconds or `undefined`.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "expected a number of milliseconds or \"undefined\"")]
+enum Ttl {
+    Milliseconds(Number),
+    Word(Undefined),
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Undefined {
+    Undefined,
+}
+
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
@@ -164,13 +205,18 @@ impl Default for RawConfig {
             ignore_colons_in_username: false,
             exchange: "amq.topic".into(),
             topic_mapping: RawTopicMapping::default(),
+            queue_prefix: String::new(),
+            subscription_ttl: Ttl::Milliseconds(Number(86_400_000.0)),
+            qos0_max_length: Number(10_000.0),
+            will_refresh: Number(900_000.0),
+            on_unauthorized: OnUnauthorized::default(),
             prefetch: Number(10.0),
             login_timeout: Number(10_000.0),
             max_credentials_size: Number(3_584.0),
             max_packet_size_unauthenticated: Number(65_536.0),
             max_packet_size_authenticated: Number(16_777_216.0),
             frame_max: Number(131_072.0),
-            heartbeat: Number(0.0),
+            heartbeat: Number(30.0),
         }
     }
 }
@@ -242,6 +288,20 @@ impl TryFrom<RawConfig> for Config {
                 RawTopicMapping::Rabbitmq => TopicMapping::Rabbitmq,
                 RawTopicMapping::Reversible => TopicMapping::Reversible,
             },
+            queue_prefix: match raw.queue_prefix {
+                prefix if prefix.len() <= 64 => prefix.into(),
+                _ => return Err(ConfigError::new("queue_prefix", "expected at most 64 bytes")),
+            },
+            subscription_ttl: match raw.subscription_ttl {
+                // What RabbitMQ takes for x-expires: above it is its largest timer.
+                Ttl::Milliseconds(ms) => {
+                    Some(Duration::from_millis(ms.within("subscription_ttl", 1, u64::from(u32::MAX))?))
+                }
+                Ttl::Word(Undefined::Undefined) => None,
+            },
+            qos0_max_length: raw.qos0_max_length.within("qos0_max_length", 1, u64::from(u32::MAX))? as u32,
+            will_refresh: Duration::from_millis(raw.will_refresh.within("will_refresh", 100, 86_400_000)?),
+            on_unauthorized: raw.on_unauthorized,
             prefetch: raw.prefetch.within("prefetch", 1, u64::from(u16::MAX))? as u16,
             limits: Limits {
                 max_credentials_size: raw.max_credentials_size.within("max_credentials_size", 1, 65_535)?

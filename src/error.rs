@@ -33,7 +33,9 @@ pub enum Error {
     },
     /// The broker could not take a message and says so with basic.nack: the client is to send it again.
     Nack,
-    /// The queue of a subscription was deleted.
+    /// Another connection with the same client id took over. [MQTT-3.1.4-2]
+    TakenOver,
+    /// A queue of the client's was deleted under it.
     QueueDeleted,
     /// The broker's bytes are not AMQP 0-9-1.
     BrokerMalformed(amqp::DecodeError),
@@ -116,7 +118,9 @@ impl Error {
             Self::Login(LoginRefusal::Credentials | LoginRefusal::UnknownVhost) => {
                 Some(ConnectReturnCode::BadUserNameOrPassword)
             }
-            Self::Login(LoginRefusal::VhostAccess | LoginRefusal::ConnectionLimit) => {
+            // The session or the will needs queues that the user may not have.
+            Self::Login(LoginRefusal::VhostAccess | LoginRefusal::ConnectionLimit)
+            | Self::BrokerClosed { code: amqp::reply_code::ACCESS_REFUSED, .. } => {
                 Some(ConnectReturnCode::NotAuthorized)
             }
             Self::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
@@ -130,6 +134,7 @@ impl Error {
             | Self::Limit(_)
             | Self::BrokerSilent
             | Self::Nack
+            | Self::TakenOver
             | Self::QueueDeleted => None,
         }
     }
@@ -192,7 +197,8 @@ impl fmt::Display for Error {
                 None => write!(f, "broker closed with {code}"),
             },
             Self::Nack => f.write_str("broker could not take a message (basic.nack)"),
-            Self::QueueDeleted => f.write_str("broker: the subscription's queue was deleted"),
+            Self::TakenOver => f.write_str("client: came again on another connection"),
+            Self::QueueDeleted => f.write_str("broker: a queue of the client's was deleted"),
             Self::BrokerMalformed(e) => write!(f, "broker: malformed frame: {e}"),
             Self::BrokerMisbehaved(BrokerMisbehaved::Unexpected) => f.write_str("broker: unexpected method"),
             Self::BrokerMisbehaved(BrokerMisbehaved::Content) => f.write_str("broker: content out of place"),

@@ -21,6 +21,8 @@ pub enum Event {
     Failed(Error),
     /// A message from the broker could not be told in MQTT and was dropped.
     Undeliverable,
+    /// The broker did not permit a PUBLISH, which was dropped.
+    Unauthorized,
 }
 
 /// How loud an event is in the log: debug is per connection, info is for refusals, warnings and errors are for people.
@@ -36,7 +38,7 @@ pub enum Level {
 
 impl Event {
     /// Names of all counters, in the order of [`Event::counter`].
-    pub const COUNTERS: [&'static str; 18] = [
+    pub const COUNTERS: [&'static str; 20] = [
         "leveret.connack.accepted",
         "leveret.connack.unacceptable_protocol_version",
         "leveret.connack.identifier_rejected",
@@ -55,6 +57,8 @@ impl Event {
         "leveret.closed.broker_misbehaved",
         "leveret.closed.broker_gone",
         "leveret.undeliverable",
+        "leveret.closed.taken_over",
+        "leveret.unauthorized",
     ];
 
     /// Index into [`Event::COUNTERS`] of the counter to which this event adds one.
@@ -74,8 +78,10 @@ impl Event {
                 Error::BrokerMalformed(_) => 14,
                 Error::BrokerMisbehaved(_) => 15,
                 Error::BrokerGone | Error::BrokerSilent => 16,
+                Error::TakenOver => 18,
             },
             Self::Undeliverable => 17,
+            Self::Unauthorized => 19,
         }
     }
 
@@ -83,12 +89,14 @@ impl Event {
     pub const fn level(self) -> Level {
         match self {
             Self::Accepted | Self::Disconnected | Self::ClientGone | Self::Undeliverable => Level::Debug,
+            Self::Unauthorized => Level::Info,
             Self::Refused(_, error) | Self::Failed(error) => match error {
                 Error::Malformed(_)
                 | Error::Misbehaved(_)
                 | Error::Refused(_)
                 | Error::TimedOut(_)
                 | Error::Limit(_)
+                | Error::TakenOver
                 | Error::Login(
                     LoginRefusal::Credentials
                     | LoginRefusal::UnknownVhost
@@ -119,6 +127,7 @@ impl fmt::Display for Event {
             Self::ClientGone => f.write_str("client left without DISCONNECT"),
             Self::Failed(error) => write!(f, "closed: {error}"),
             Self::Undeliverable => f.write_str("dropped a message that MQTT cannot carry"),
+            Self::Unauthorized => f.write_str("dropped a PUBLISH that the broker does not permit"),
         }
     }
 }

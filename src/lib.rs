@@ -20,6 +20,7 @@ pub mod config;
 pub mod error;
 pub mod event;
 pub mod mqtt;
+pub mod names;
 pub mod policy;
 mod secret;
 pub mod time;

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::config::{Config, ShortText};
 use crate::mqtt::{Connect, ConnectReturnCode};
+use crate::names::QueueNames;
 use crate::secret::Secret;
 
 /// What the host knows of a client before its first byte.
@@ -29,8 +30,10 @@ pub struct Admission {
     pub password: Secret,
     /// The virtual host.
     pub vhost: ShortText,
-    /// Queues of the client's subscriptions at QoS 0 and 1, as RabbitMQ's plugin names them.
-    pub queues: [ShortText; 2],
+    /// Its queues.
+    pub queues: QueueNames,
+    /// Whether another connection may come with the same client id: not with one that was made.
+    pub has_own_id: bool,
 }
 
 /// Why a client is refused.
@@ -60,8 +63,11 @@ pub fn admit(config: &Config, peer: &Peer, connect: &Connect<'_>) -> Result<Admi
         ("", true) => URL_SAFE_NO_PAD.encode(peer.nonce.to_be_bytes()).into(),
         (id, _) => id.into(),
     };
-    let queue = |level| ShortText::new(&format!("mqtt-subscription-{client_id}qos{level}"));
-    let queues = [queue(0).ok_or(Refusal::ClientIdTooLong)?, queue(1).ok_or(Refusal::ClientIdTooLong)?];
+    let queues =
+        QueueNames::new(&config.queue_prefix, &client_id, peer.nonce).ok_or(Refusal::ClientIdTooLong)?;
+    if connect.will.is_some() && queues.will.is_none() {
+        return Err(Refusal::ClientIdTooLong);
+    }
 
     let (username, password) = match (connect.username, connect.password, &config.anonymous) {
         (Some(username), Some(password), _) => {
@@ -84,7 +90,8 @@ pub fn admit(config: &Config, peer: &Peer, connect: &Connect<'_>) -> Result<Admi
     if !is_local && config.loopback_users.iter().any(|user| **user == *username) {
         return Err(Refusal::NotLoopback);
     }
-    Ok(Admission { username: username.into(), client_id, password, vhost, queues })
+    let has_own_id = !connect.client_id.is_empty();
+    Ok(Admission { username: username.into(), client_id, password, vhost, queues, has_own_id })
 }
 
 impl Refusal {

@@ -94,6 +94,55 @@ impl TopicMapping {
     }
 }
 
+/// A shared subscription's group and filter, of `$share/group/filter`: MQTT 5 section 4.8.2, which brokers offer to 3.1.1 clients too.
+///
+/// `None` when the filter is an ordinary one.
+///
+/// # Errors
+/// When it starts like a shared one and is not.
+pub fn shared(filter: &str) -> Option<Result<(&str, &str), FilterError>> {
+    let rest = filter.strip_prefix("$share/")?;
+    Some(match rest.split_once('/') {
+        Some((group, filter)) if !group.is_empty() && !filter.is_empty() => {
+            match group.contains(['+', '#']) {
+                true => Err(FilterError::Wildcard),
+                false => Ok((group, filter)),
+            }
+        }
+        _ => Err(FilterError::Empty),
+    })
+}
+
+/// Whether a topic exchange would route `routing_key` by `binding_key`: `*` is one word, `#` any number of them.
+pub fn matches(binding_key: &[u8], routing_key: &[u8]) -> bool {
+    let (mut pattern, mut key) = (words(binding_key), words(routing_key));
+    // Where to go on when it comes to nothing: behind the last `#`, which then takes one word more.
+    let mut retry = None;
+    loop {
+        let key_here = key.clone();
+        match (pattern.next(), key.next()) {
+            (None, None) => return true,
+            (Some(b"#"), _) => {
+                key = key_here;
+                retry = Some((pattern.clone(), key.clone()));
+            }
+            (Some(b"*"), Some(_)) => {}
+            (Some(literal), Some(word)) if literal == word => {}
+            _ => {
+                let Some((behind, from)) = &mut retry else { return false };
+                if from.next().is_none() {
+                    return false;
+                }
+                (pattern, key) = (behind.clone(), from.clone());
+            }
+        }
+    }
+}
+
+fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+    key.split(|&b| b == b'.')
+}
+
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -146,6 +195,53 @@ mod tests {
         assert_eq!(key(TopicMapping::Rabbitmq, ""), Err(FilterError::Empty));
         for filter in ["a+", "a/b#", "+a/b", "#/#b"] {
             assert_eq!(key(TopicMapping::Rabbitmq, filter), Err(FilterError::Wildcard), "{filter}");
+        }
+    }
+
+    #[test]
+    fn shared_filters() {
+        assert_eq!(shared("a/b"), None);
+        assert_eq!(shared("$share"), None);
+        assert_eq!(shared("$share/g/a/#"), Some(Ok(("g", "a/#"))));
+        assert_eq!(shared("$share/g//"), Some(Ok(("g", "/"))));
+        for filter in ["$share/", "$share/g", "$share/g/", "$share//a"] {
+            assert_eq!(shared(filter), Some(Err(FilterError::Empty)), "{filter}");
+        }
+        assert_eq!(shared("$share/g+/a"), Some(Err(FilterError::Wildcard)));
+    }
+
+    #[test]
+    fn matching_is_a_topic_exchange_s() {
+        for (binding, key) in [
+            ("a.b", "a.b"),
+            ("a.*", "a.b"),
+            ("a.*", "a."),
+            ("#", "a"),
+            ("#", "a.b.c"),
+            ("a.#", "a"),
+            ("a.#", "a.b.c"),
+            ("#.c", "c"),
+            ("#.c", "a.c.b.c"),
+            ("a.#.z", "a.z"),
+            ("a.#.z", "a.b.z.c.z"),
+            ("#.*", "a"),
+            ("*.#.#", "a"),
+            ("#.a.#.b.#", "x.a.y.a.b"),
+        ] {
+            assert!(matches(binding.as_bytes(), key.as_bytes()), "{binding} {key}");
+        }
+        for (binding, key) in [
+            ("a.b", "a"),
+            ("a", "a.b"),
+            ("a.*", "a"),
+            ("*", "a.b"),
+            ("#.c", "c.d"),
+            ("a.#.z", "a"),
+            ("#.*.*", "a"),
+            ("#.a.#.b", "b.a"),
+            ("$SYS.*", "a.b"),
+        ] {
+            assert!(!matches(binding.as_bytes(), key.as_bytes()), "{binding} {key}");
         }
     }
 

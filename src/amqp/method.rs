@@ -54,12 +54,17 @@ methods! {
     BASIC_CONSUME = 60, 20, "basic.consume";
     BASIC_CONSUME_OK = 60, 21, "basic.consume-ok";
     BASIC_CANCEL = 60, 30, "basic.cancel";
+    BASIC_CANCEL_OK = 60, 31, "basic.cancel-ok";
     BASIC_PUBLISH = 60, 40, "basic.publish";
     BASIC_DELIVER = 60, 60, "basic.deliver";
     BASIC_ACK = 60, 80, "basic.ack";
     BASIC_NACK = 60, 120, "basic.nack";
     CONFIRM_SELECT = 85, 10, "confirm.select";
     CONFIRM_SELECT_OK = 85, 11, "confirm.select-ok";
+    TX_SELECT = 90, 10, "tx.select";
+    TX_SELECT_OK = 90, 11, "tx.select-ok";
+    TX_COMMIT = 90, 20, "tx.commit";
+    TX_COMMIT_OK = 90, 21, "tx.commit-ok";
 }
 
 /// `queue.declare`'s bits, in order.
@@ -73,6 +78,54 @@ pub struct QueueFlags {
     pub exclusive: bool,
     /// Goes with its last consumer.
     pub auto_delete: bool,
+}
+
+/// `queue.declare`'s arguments, RabbitMQ's. The queue is of type classic whatever its virtual host's default is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueArguments<'a> {
+    /// `x-expires`: unused for this long, in ms, the broker deletes it.
+    pub expires: Option<i64>,
+    /// `x-message-ttl`: a message that is not delivered for this long, in ms, is dead.
+    pub message_ttl: Option<i64>,
+    /// `x-max-length`: with more messages than this, the oldest goes.
+    pub max_length: Option<i64>,
+    /// `x-single-active-consumer`: one consumer at a time, the next when it is gone.
+    pub single_active_consumer: bool,
+    /// Where dead messages go.
+    pub dead_letter: Option<DeadLetter<'a>>,
+}
+
+/// Where a queue's dead messages are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetter<'a> {
+    /// `x-dead-letter-exchange`.
+    pub exchange: ShortStr<'a>,
+    /// `x-dead-letter-routing-key`.
+    pub routing_key: ShortStr<'a>,
+}
+
+impl QueueArguments<'_> {
+    fn encode(self, out: &mut Vec<u8>) {
+        TableWriter::write(out, |t| {
+            t.string("x-queue-type", b"classic");
+            if let Some(ms) = self.expires {
+                t.long("x-expires", ms);
+            }
+            if let Some(ms) = self.message_ttl {
+                t.long("x-message-ttl", ms);
+            }
+            if let Some(messages) = self.max_length {
+                t.long("x-max-length", messages);
+            }
+            if self.single_active_consumer {
+                t.bool("x-single-active-consumer", true);
+            }
+            if let Some(DeadLetter { exchange, routing_key }) = self.dead_letter {
+                t.string("x-dead-letter-exchange", exchange.as_bytes());
+                t.string("x-dead-letter-routing-key", routing_key.as_bytes());
+            }
+        });
+    }
 }
 
 /// A method that we send. No `Debug`: one of them carries credentials.
@@ -129,13 +182,15 @@ pub enum ClientMethod<'a> {
         queue: ShortStr<'a>,
         /// Its shape.
         flags: QueueFlags,
-        /// Unused for this long, in ms, the broker deletes it: `x-expires`.
-        expires: Option<i64>,
+        /// What it does by itself.
+        arguments: QueueArguments<'a>,
     },
     /// queue.delete; succeeds when there is no such queue.
     QueueDelete {
         /// The queue.
         queue: ShortStr<'a>,
+        /// Refuse when it has a consumer.
+        if_unused: bool,
     },
     /// queue.bind.
     QueueBind {
@@ -160,7 +215,7 @@ pub enum ClientMethod<'a> {
         /// Deliveries without acknowledgement, at most.
         prefetch_count: u16,
     },
-    /// basic.consume, as the queue's only consumer.
+    /// basic.consume.
     BasicConsume {
         /// The queue.
         queue: ShortStr<'a>,
@@ -168,6 +223,13 @@ pub enum ClientMethod<'a> {
         consumer_tag: ShortStr<'a>,
         /// Deliveries count as acknowledged when they are sent.
         no_ack: bool,
+        /// As the queue's only consumer, or not at all.
+        exclusive: bool,
+    },
+    /// basic.cancel.
+    BasicCancel {
+        /// The consumer.
+        consumer_tag: ShortStr<'a>,
     },
     /// basic.publish; content follows.
     BasicPublish {
@@ -183,6 +245,10 @@ pub enum ClientMethod<'a> {
     },
     /// confirm.select.
     ConfirmSelect,
+    /// tx.select.
+    TxSelect,
+    /// tx.commit.
+    TxCommit,
 }
 
 impl ClientMethod<'_> {
@@ -206,7 +272,10 @@ impl ClientMethod<'_> {
             Self::BasicConsume { .. } => MethodId::BASIC_CONSUME,
             Self::BasicPublish { .. } => MethodId::BASIC_PUBLISH,
             Self::BasicAck { .. } => MethodId::BASIC_ACK,
+            Self::BasicCancel { .. } => MethodId::BASIC_CANCEL,
             Self::ConfirmSelect => MethodId::CONFIRM_SELECT,
+            Self::TxSelect => MethodId::TX_SELECT,
+            Self::TxCommit => MethodId::TX_COMMIT,
         }
     }
 
@@ -249,20 +318,16 @@ impl ClientMethod<'_> {
             Self::ChannelOpen => out.push(0), // reserved: out-of-band
             Self::ChannelFlow => out.push(1),
             Self::ChannelFlowOk { active } => out.push(u8::from(active)),
-            Self::QueueDeclare { queue, flags, expires } => {
+            Self::QueueDeclare { queue, flags, arguments } => {
                 reserved_ticket(out);
                 queue.encode(out);
                 out.push(bits([flags.passive, flags.durable, flags.exclusive, flags.auto_delete]));
-                TableWriter::write(out, |t| {
-                    if let Some(ms) = expires {
-                        t.long("x-expires", ms);
-                    }
-                });
+                arguments.encode(out);
             }
-            Self::QueueDelete { queue } => {
+            Self::QueueDelete { queue, if_unused } => {
                 reserved_ticket(out);
                 queue.encode(out);
-                out.push(0); // if-unused, if-empty, no-wait
+                out.push(bits([if_unused, false, false, false])); // if-empty, no-wait
             }
             Self::QueueBind { queue, exchange, routing_key } => {
                 reserved_ticket(out);
@@ -284,12 +349,16 @@ impl ClientMethod<'_> {
                 out.extend_from_slice(&prefetch_count.to_be_bytes());
                 out.push(0); // global
             }
-            Self::BasicConsume { queue, consumer_tag, no_ack } => {
+            Self::BasicConsume { queue, consumer_tag, no_ack, exclusive } => {
                 reserved_ticket(out);
                 queue.encode(out);
                 consumer_tag.encode(out);
-                out.push(bits([false, no_ack, true, false])); // no-local, no-ack, exclusive, no-wait
+                out.push(bits([false, no_ack, exclusive, false])); // no-local first, no-wait last
                 TableWriter::write(out, |_| ());
+            }
+            Self::BasicCancel { consumer_tag } => {
+                consumer_tag.encode(out);
+                out.push(0); // no-wait
             }
             Self::BasicPublish { exchange, routing_key } => {
                 reserved_ticket(out);
@@ -302,7 +371,7 @@ impl ClientMethod<'_> {
                 out.push(0); // multiple
             }
             Self::ConfirmSelect => out.push(0), // no-wait
-            Self::CloseOk | Self::ChannelCloseOk => {}
+            Self::CloseOk | Self::ChannelCloseOk | Self::TxSelect | Self::TxCommit => {}
         }
     }
 }
@@ -374,7 +443,10 @@ pub enum BrokerMethod<'a> {
     /// channel.close.
     ChannelClose(Reason<'a>),
     /// queue.declare-ok.
-    QueueDeclareOk,
+    QueueDeclareOk {
+        /// How many consume it.
+        consumer_count: u32,
+    },
     /// queue.delete-ok.
     QueueDeleteOk,
     /// queue.bind-ok.
@@ -412,6 +484,12 @@ pub enum BrokerMethod<'a> {
     BasicNack,
     /// confirm.select-ok.
     ConfirmSelectOk,
+    /// basic.cancel-ok.
+    BasicCancelOk,
+    /// tx.select-ok.
+    TxSelectOk,
+    /// tx.commit-ok.
+    TxCommitOk,
 }
 
 /// Why the broker closes a connection or a channel.
@@ -452,7 +530,11 @@ impl<'a> BrokerMethod<'a> {
             MethodId::CHANNEL_FLOW => Self::ChannelFlow { active: r.u8()? & 1 == 1 },
             MethodId::CHANNEL_FLOW_OK => Self::ChannelFlowOk,
             MethodId::CHANNEL_CLOSE => Self::ChannelClose(Reason::decode(&mut r)?),
-            MethodId::QUEUE_DECLARE_OK => Self::QueueDeclareOk,
+            MethodId::QUEUE_DECLARE_OK => {
+                r.prefixed_u8()?; // queue
+                r.u32()?; // message-count
+                Self::QueueDeclareOk { consumer_count: r.u32()? }
+            }
             MethodId::QUEUE_DELETE_OK => Self::QueueDeleteOk,
             MethodId::QUEUE_BIND_OK => Self::QueueBindOk,
             MethodId::QUEUE_UNBIND_OK => Self::QueueUnbindOk,
@@ -468,6 +550,9 @@ impl<'a> BrokerMethod<'a> {
             MethodId::BASIC_ACK => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
             MethodId::BASIC_NACK => Self::BasicNack,
             MethodId::CONFIRM_SELECT_OK => Self::ConfirmSelectOk,
+            MethodId::BASIC_CANCEL_OK => Self::BasicCancelOk,
+            MethodId::TX_SELECT_OK => Self::TxSelectOk,
+            MethodId::TX_COMMIT_OK => Self::TxCommitOk,
             _ => return Err(DecodeError::UnknownMethod),
         })
     }

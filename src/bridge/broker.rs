@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 
-use super::channel::{Awaited, Channel, Role};
-use super::subscribe::Step;
+use super::channel::{Awaited, Channel, Incoming, Role};
+use super::session::{self, Refused};
+use super::will;
 use crate::amqp::{self, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
 use crate::config::{Config, Login};
 use crate::error::{BrokerMisbehaved, Error, Limit, LoginRefusal};
@@ -13,17 +14,23 @@ use crate::error::{BrokerMisbehaved, Error, Limit, LoginRefusal};
 pub(super) enum Notice<'a> {
     /// The login is done.
     Open,
-    /// A step of a subscription is done.
-    Done(Step),
+    /// A step of the session is done; a queue that was declared or looked for has so many consumers.
+    Done(session::Step, u32),
+    /// A step of the will is done.
+    WillDone(will::Step),
     /// The broker answered a probe, so the client's bytes can ride on that.
     Probed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
-    ChannelClosed { role: Role, code: u16, method: amqp::MethodId, steps: VecDeque<Step> },
+    ChannelClosed { role: Role, why: Refused<'a>, steps: VecDeque<session::Step> },
     /// A publisher confirm.
     Confirmed { number: u64, multiple: bool },
     /// A message's method; a `Content` follows.
     Deliver { consumer_tag: &'a [u8], delivery_tag: u64, redelivered: bool, routing_key: &'a [u8] },
+    /// The will is delivered back to us. Its content is passed over.
+    WillDelivered { delivery_tag: u64 },
+    /// A consumer's queue is gone.
+    Cancelled { role: Role, consumer_tag: &'a [u8] },
     /// Its header; unless `body_size` is 0, `Body` follows.
     Content(ContentHeader<'a>),
     /// A piece of its body.
@@ -47,19 +54,10 @@ enum Phase {
     Closed,
 }
 
-/// The content that is arriving: AMQP sends one at a time on a channel, and we consume on one channel only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Incoming {
-    Nothing,
-    Header,
-    Body { left: u64 },
-}
-
 pub(super) struct BrokerSide {
     decoder: amqp::Decoder,
     phase: Phase,
-    channels: [Channel; 4],
-    incoming: Incoming,
+    channels: [Channel; Role::ALL.len()],
     /// The channel on which a message of ours is between its header and the end of its body.
     publishing: Option<Role>,
     out: Vec<u8>,
@@ -100,7 +98,6 @@ impl BrokerSide {
             decoder: amqp::Decoder::default(),
             phase: Phase::Idle,
             channels: Default::default(),
-            incoming: Incoming::Nothing,
             publishing: None,
             out: Vec::new(),
             sequential: None,
@@ -128,7 +125,8 @@ impl BrokerSide {
                     open: Vec::new(),
                     frame_max: self.frame_max,
                     held: Vec::new(),
-                    held_max: config.limits.max_packet_size_unauthenticated as usize,
+                    // The will of the CONNECT is among it.
+                    held_max: 2 * config.limits.max_packet_size_unauthenticated as usize,
                     closes: false,
                 };
                 start_ok.encode(&mut steps.start_ok, 0);
@@ -216,12 +214,13 @@ impl BrokerSide {
     }
 
     fn channel(&mut self, role: Role) -> &mut Channel {
-        let [topology, consume, publish, confirm] = &mut self.channels;
+        let [topology, consume, publish, confirm, will] = &mut self.channels;
         match role {
             Role::Topology => topology,
             Role::Consume => consume,
             Role::Publish => publish,
             Role::Confirm => confirm,
+            Role::Will => will,
         }
     }
 
@@ -243,7 +242,7 @@ impl BrokerSide {
                 self.send_request(role, method, Awaited::Prefetch);
             }
             Role::Confirm => self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms),
-            Role::Topology | Role::Publish => {}
+            Role::Topology | Role::Publish | Role::Will => {}
         }
     }
 
@@ -283,8 +282,24 @@ impl BrokerSide {
         }
     }
 
-    pub(super) fn acknowledge(&mut self, delivery_tag: u64) {
-        ClientMethod::BasicAck { delivery_tag }.encode(self.behind_login(), Role::Consume.channel());
+    /// Publishes a message that is there as a whole. It must not be on the channel of one that is under way.
+    pub(super) fn publish_whole(
+        &mut self,
+        role: Role,
+        exchange: ShortStr<'_>,
+        routing_key: ShortStr<'_>,
+        properties: Properties,
+        body: &[u8],
+    ) {
+        self.open(role);
+        let (channel, frame_max) = (role.channel(), self.frame_max);
+        let out = self.behind_login();
+        amqp::publish(out, channel, exchange, routing_key, properties, body.len() as u64);
+        amqp::body(out, channel, frame_max, body);
+    }
+
+    pub(super) fn acknowledge(&mut self, role: Role, delivery_tag: u64) {
+        ClientMethod::BasicAck { delivery_tag }.encode(self.behind_login(), role.channel());
     }
 
     pub(super) fn heartbeat(&mut self) {
@@ -341,8 +356,8 @@ impl BrokerSide {
                     let role = Role::of(channel).ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Channel))?;
                     self.channel_method(role, method)?
                 }
-                Item::Header { channel, header } => Some(self.header(channel, header)?),
-                Item::Body { channel, bytes } => Some(self.body(channel, bytes)?),
+                Item::Header { channel, header } => self.header(channel, header)?,
+                Item::Body { channel, bytes } => self.body(channel, bytes)?,
             };
             if notice.is_some() {
                 return Ok(notice);
@@ -422,16 +437,24 @@ impl BrokerSide {
         }
         match method {
             BrokerMethod::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key }
-                if role == Role::Consume && self.incoming == Incoming::Nothing =>
+                if self.channel(role).incoming == Incoming::Nothing =>
             {
-                self.incoming = Incoming::Header;
-                Ok(Some(Notice::Deliver { consumer_tag, delivery_tag, redelivered, routing_key }))
+                self.channel(role).incoming = Incoming::Header;
+                match role {
+                    Role::Consume => {
+                        Ok(Some(Notice::Deliver { consumer_tag, delivery_tag, redelivered, routing_key }))
+                    }
+                    Role::Will => Ok(Some(Notice::WillDelivered { delivery_tag })),
+                    Role::Topology | Role::Publish | Role::Confirm => {
+                        Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content))
+                    }
+                }
             }
             BrokerMethod::BasicAck { delivery_tag, multiple } if role == Role::Confirm => {
                 Ok(Some(Notice::Confirmed { number: delivery_tag, multiple }))
             }
             BrokerMethod::BasicNack if role == Role::Confirm => Err(Error::Nack),
-            BrokerMethod::BasicCancel { .. } if role == Role::Consume => Err(Error::QueueDeleted),
+            BrokerMethod::BasicCancel { consumer_tag } => Ok(Some(Notice::Cancelled { role, consumer_tag })),
             // To stop when asked is beyond us, and no broker we know of asks.
             BrokerMethod::ChannelFlow { active: false } => {
                 Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))
@@ -446,18 +469,15 @@ impl BrokerSide {
                 if self.publishing == Some(role) {
                     self.publishing = None;
                 }
-                if role == Role::Consume {
-                    self.incoming = Incoming::Nothing;
-                }
-                let (code, method) = (reason.code, reason.method);
-                Ok(Some(Notice::ChannelClosed { role, code, method, steps }))
+                let why = Refused { code: reason.code, text: reason.text, method: reason.method };
+                Ok(Some(Notice::ChannelClosed { role, why, steps }))
             }
             answer => self.answer(role, &answer),
         }
     }
 
     /// Forgets a channel, and tells which steps were awaited on it. A probe that is lost with it is wanted again.
-    fn steps_left(&mut self, role: Role) -> VecDeque<Step> {
+    fn steps_left(&mut self, role: Role) -> VecDeque<session::Step> {
         let awaited = core::mem::take(self.channel(role)).awaited;
         if awaited.contains(&Awaited::Probe) {
             self.probe = Probe::Wanted;
@@ -465,8 +485,10 @@ impl BrokerSide {
         awaited
             .into_iter()
             .filter_map(|awaited| match awaited {
-                Awaited::Subscription(step) => Some(step),
-                Awaited::Open | Awaited::Confirms | Awaited::Prefetch | Awaited::Probe => None,
+                Awaited::Step(step) => Some(step),
+                Awaited::Open | Awaited::Confirms | Awaited::Prefetch | Awaited::Probe | Awaited::Will(_) => {
+                    None
+                }
             })
             .collect()
     }
@@ -479,32 +501,43 @@ impl BrokerSide {
                     self.probe = Probe::None;
                     Some(Notice::Probed)
                 }
-                Awaited::Subscription(step) => Some(Notice::Done(step)),
+                Awaited::Step(step) => {
+                    let consumers = match method {
+                        BrokerMethod::QueueDeclareOk { consumer_count } => *consumer_count,
+                        _ => 0,
+                    };
+                    Some(Notice::Done(step, consumers))
+                }
+                Awaited::Will(step) => Some(Notice::WillDone(step)),
             }),
             Some(_) | None => Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
         }
     }
 
-    fn header<'a>(&mut self, channel: u16, header: ContentHeader<'a>) -> Result<Notice<'a>, Error> {
-        if channel != Role::Consume.channel() || self.incoming != Incoming::Header {
+    fn header<'a>(&mut self, channel: u16, header: ContentHeader<'a>) -> Result<Option<Notice<'a>>, Error> {
+        let (role, incoming) = self.content(channel)?;
+        if *incoming != Incoming::Header {
             return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
         }
-        self.incoming = match header.body_size {
+        *incoming = match header.body_size {
             0 => Incoming::Nothing,
             left => Incoming::Body { left },
         };
-        Ok(Notice::Content(header))
+        Ok((role == Role::Consume).then_some(Notice::Content(header)))
     }
 
-    fn body<'a>(&mut self, channel: u16, bytes: &'a [u8]) -> Result<Notice<'a>, Error> {
+    fn body<'a>(&mut self, channel: u16, bytes: &'a [u8]) -> Result<Option<Notice<'a>>, Error> {
         let misplaced = Error::BrokerMisbehaved(BrokerMisbehaved::Content);
-        let Incoming::Body { left } = self.incoming else { return Err(misplaced) };
+        let (role, incoming) = self.content(channel)?;
+        let Incoming::Body { left } = *incoming else { return Err(misplaced) };
         let left = left.checked_sub(bytes.len() as u64).ok_or(misplaced)?;
-        if channel != Role::Consume.channel() {
-            return Err(misplaced);
-        }
-        self.incoming = if left == 0 { Incoming::Nothing } else { Incoming::Body { left } };
-        Ok(Notice::Body(bytes))
+        *incoming = if left == 0 { Incoming::Nothing } else { Incoming::Body { left } };
+        Ok((role == Role::Consume).then_some(Notice::Body(bytes)))
+    }
+
+    fn content(&mut self, channel: u16) -> Result<(Role, &mut Incoming), Error> {
+        let role = Role::of(channel).ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Channel))?;
+        Ok((role, &mut self.channel(role).incoming))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::subscribe::Step;
+use super::{session, will};
 use crate::amqp::BrokerMethod;
 
 /// What each channel is for. A refused method closes its channel, so what can be refused is kept apart from consumers and
@@ -18,10 +18,13 @@ pub(super) enum Role {
     Publish = 3,
     /// Publishes with confirms.
     Confirm = 4,
+    /// The will: a transaction renews it.
+    Will = 5,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 4] = [Self::Topology, Self::Consume, Self::Publish, Self::Confirm];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Topology, Self::Consume, Self::Publish, Self::Confirm, Self::Will];
 
     pub(super) const fn channel(self) -> u16 {
         self as u16
@@ -43,25 +46,50 @@ pub(super) enum Awaited {
     Prefetch,
     /// channel.flow, asked only to be answered.
     Probe,
-    /// A step of a subscription.
-    Subscription(Step),
+    /// A step of the session or a subscription.
+    Step(session::Step),
+    /// A step of the will.
+    Will(will::Step),
 }
 
 impl Awaited {
-    pub(super) fn is_answered_by(&self, method: &BrokerMethod<'_>) -> bool {
-        matches!(
-            (self, method),
-            (Self::Open, BrokerMethod::ChannelOpenOk)
-                | (Self::Confirms, BrokerMethod::ConfirmSelectOk)
-                | (Self::Prefetch, BrokerMethod::BasicQosOk)
-                | (Self::Probe, BrokerMethod::ChannelFlowOk)
-                | (Self::Subscription(Step::Delete(_)), BrokerMethod::QueueDeleteOk)
-                | (Self::Subscription(Step::Declare(_)), BrokerMethod::QueueDeclareOk)
-                | (Self::Subscription(Step::Bind(..)), BrokerMethod::QueueBindOk)
-                | (Self::Subscription(Step::Unbind(..)), BrokerMethod::QueueUnbindOk)
-                | (Self::Subscription(Step::Consume(_)), BrokerMethod::BasicConsumeOk)
-        )
+    pub(super) const fn is_answered_by(&self, method: &BrokerMethod<'_>) -> bool {
+        use BrokerMethod as B;
+        match self {
+            Self::Open => matches!(method, B::ChannelOpenOk),
+            Self::Confirms => matches!(method, B::ConfirmSelectOk),
+            Self::Prefetch => matches!(method, B::BasicQosOk),
+            Self::Probe => matches!(method, B::ChannelFlowOk),
+            Self::Step(step) => match step {
+                session::Step::Delete(_) => matches!(method, B::QueueDeleteOk),
+                session::Step::Check(_) | session::Step::Declare(_) => {
+                    matches!(method, B::QueueDeclareOk { .. })
+                }
+                session::Step::Consume(_) => matches!(method, B::BasicConsumeOk),
+                session::Step::Cancel(..) => matches!(method, B::BasicCancelOk),
+                session::Step::Bind(..) => matches!(method, B::QueueBindOk),
+                session::Step::Unbind(..) => matches!(method, B::QueueUnbindOk),
+            },
+            Self::Will(step) => match step {
+                will::Step::Select => matches!(method, B::TxSelectOk),
+                will::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
+                will::Step::Consume => matches!(method, B::BasicConsumeOk),
+                will::Step::Commit => matches!(method, B::TxCommitOk),
+                will::Step::Delete => matches!(method, B::QueueDeleteOk),
+            },
+        }
     }
+}
+
+/// The content that is arriving: AMQP sends one at a time on a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Incoming {
+    #[default]
+    Nothing,
+    Header,
+    Body {
+        left: u64,
+    },
 }
 
 /// An AMQP channel.
@@ -71,4 +99,5 @@ pub(super) struct Channel {
     pub(super) is_open: bool,
     /// Questions that are not answered, oldest first.
     pub(super) awaited: VecDeque<Awaited>,
+    pub(super) incoming: Incoming,
 }

@@ -1,12 +1,16 @@
 //! A broker's notices: what the client hears of them.
 
+use std::collections::VecDeque;
+
 use super::broker::Notice;
 use super::channel::Role;
-use super::from_client::CONSUMER_TAGS;
-use super::inflight::Receipt;
-use super::subscribe::{Answer, Level};
-use super::{Bridge, State};
-use crate::amqp::{ContentHeader, PUBLISH_QOS};
+use super::queues::{Level, QueueId};
+use super::session::{Refused, Step};
+use super::subscribe::Answer;
+use super::{Bridge, State, will};
+use crate::amqp::reply_code::ACCESS_REFUSED;
+use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS};
+use crate::config::OnUnauthorized;
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
 use crate::mqtt::encode::{self, Delivery, PublishHead};
@@ -22,65 +26,63 @@ pub(super) enum Arriving {
     #[default]
     Unwanted,
     /// Its header is awaited.
-    Announced { level: Level, delivery_tag: u64, redelivered: bool, is_topic: bool },
+    Announced { level: Level, delivery_tag: u64, redelivered: bool, is_topic: bool, is_wanted: bool },
 }
 
 impl Bridge {
     pub(super) fn broker_notices(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while let Some(notice) = self.broker.next(input)? {
             match notice {
-                Notice::Open => {
-                    self.client.connack(false, ConnectReturnCode::Accepted);
-                    self.events.push_back(Event::Accepted);
-                    self.state = State::Connected;
-                    // The keep-alive starts to count when the client may know that it does.
-                    self.timers.client_heard(now);
-                }
+                Notice::Open => self.is_open = true,
                 Notice::Unblocked => self.timers.client_heard(now),
                 Notice::Probed => {
                     for _ in 0..core::mem::take(&mut self.pings.probed) {
                         encode::pingresp(self.client.packet());
                     }
                 }
-                Notice::Done(step) => {
-                    self.subscriptions.done(step);
-                    self.ask_steps();
-                    self.answer_subscriptions();
-                }
-                Notice::ChannelClosed { role, code, method, steps } => {
-                    let error = Error::BrokerClosed { code, method };
-                    let mut steps = steps.into_iter();
-                    match (role, steps.next()) {
-                        (Role::Topology, None) => {}
-                        (Role::Topology, Some(blamed)) => self.subscriptions.refused(blamed),
-                        (Role::Consume, Some(blamed)) if !self.subscriptions.is_consuming() => {
-                            self.subscriptions.refused(blamed);
-                        }
-                        // A publish was refused, or the consumers are gone.
-                        (Role::Publish | Role::Confirm | Role::Consume, _) => return Err(error),
+                Notice::Done(step, consumers) => {
+                    if let Some(session) = &mut self.session {
+                        session.done(step, consumers);
                     }
-                    self.subscriptions.ask_again(steps);
                     self.ask_steps();
                     self.answer_subscriptions();
                 }
+                Notice::WillDone(will::Step::Commit) => {
+                    if let Some(will) = &mut self.will {
+                        will.committed();
+                    }
+                }
+                Notice::WillDone(_) => {}
+                Notice::WillDelivered { delivery_tag } => {
+                    if let Some(will) = &mut self.will {
+                        will.delivered(delivery_tag);
+                    }
+                }
+                Notice::Cancelled { role, consumer_tag } => {
+                    let queue =
+                        self.session.as_ref().and_then(|session| session.consumed_queue(consumer_tag));
+                    return Err(match (role, queue) {
+                        (Role::Consume, Some(QueueId::Lock)) => Error::TakenOver,
+                        _ => Error::QueueDeleted,
+                    });
+                }
+                Notice::ChannelClosed { role, why, steps } => self.channel_closed(role, why, steps)?,
                 Notice::Confirmed { number, multiple } => {
                     let client = &mut self.client;
-                    let owed = |receipt| match receipt {
-                        Receipt::Puback(id) => encode::puback(client.packet(), id),
-                        Receipt::Pubrec(id) => encode::pubrec(client.packet(), id),
-                        Receipt::Pubcomp(id) => encode::pubcomp(client.packet(), id),
-                    };
                     self.publications
-                        .confirm(number, multiple, owed)
+                        .confirm(number, multiple, |receipt| client.receipt(receipt))
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                 }
                 Notice::Deliver { consumer_tag, delivery_tag, redelivered, routing_key } => {
-                    let level = Level::ALL
-                        .into_iter()
-                        .find(|level| level.of(&CONSUMER_TAGS).as_bytes() == consumer_tag)
+                    let session = self.session.as_ref();
+                    let (session, queue) = session
+                        .and_then(|session| Some((session, session.consumed_queue(consumer_tag)?)))
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                    let level = session.level(queue);
+                    let is_wanted = session.wants(queue, routing_key);
                     let is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-                    self.arriving = Arriving::Announced { level, delivery_tag, redelivered, is_topic };
+                    self.arriving =
+                        Arriving::Announced { level, delivery_tag, redelivered, is_topic, is_wanted };
                 }
                 Notice::Content(header) => self.deliver(&header)?,
                 Notice::Body(bytes) => {
@@ -90,15 +92,65 @@ impl Bridge {
                 }
                 Notice::Closed => self.over(),
             }
+            self.accept_when_ready(now);
         }
+        Ok(())
+    }
+
+    /// CONNACK, once the broker has all that it stands for.
+    fn accept_when_ready(&mut self, now: Instant) {
+        if self.state != State::LoggingIn
+            || !self.is_open
+            || self.will.as_ref().is_some_and(|will| !will.is_held())
+        {
+            return;
+        }
+        let Some(session) = self.session.as_mut().filter(|session| session.is_established()) else { return };
+        self.client.connack(session.is_present(), ConnectReturnCode::Accepted);
+        session.start();
+        self.events.push_back(Event::Accepted);
+        self.state = State::Connected;
+        // The keep-alive starts to count when the client may know that it does.
+        self.timers.client_heard(now);
+        if self.will.is_some() {
+            self.timers.will_at(now + self.config.will_refresh);
+        }
+        self.ask_steps();
+    }
+
+    fn channel_closed(&mut self, role: Role, why: Refused<'_>, steps: VecDeque<Step>) -> Result<(), Error> {
+        let fatal = Error::BrokerClosed { code: why.code, method: why.method };
+        let Some(session) = &mut self.session else { return Err(fatal) };
+        let mut steps = steps.into_iter();
+        match (role, steps.next()) {
+            (Role::Topology, None) => {}
+            (Role::Topology | Role::Consume, Some(blamed)) => session.refused(blamed, why, steps)?,
+            (Role::Publish | Role::Confirm, _) if self.may_drop(why) => {
+                // On the other channel nothing is acknowledged.
+                if role == Role::Confirm {
+                    let receipt = self.publications.drop_refused().ok_or(fatal)?;
+                    self.client.receipt(receipt);
+                }
+                self.events.push_back(Event::Unauthorized);
+            }
+            // A publish was refused, or the consumers are gone, or the will.
+            (Role::Publish | Role::Confirm | Role::Consume | Role::Will, _) => return Err(fatal),
+        }
+        self.ask_steps();
+        self.answer_subscriptions();
         Ok(())
     }
 
     /// Starts the PUBLISH of an announced message, or decides that there is none.
     fn deliver(&mut self, header: &ContentHeader<'_>) -> Result<(), Error> {
-        let Arriving::Announced { level, delivery_tag, redelivered, is_topic } = self.arriving else {
+        let Arriving::Announced { level, delivery_tag, redelivered, is_topic, is_wanted } = self.arriving
+        else {
             return Ok(());
         };
+        if !is_wanted {
+            self.pass_over(level, delivery_tag);
+            return Ok(());
+        }
         let qos = level.qos().min(published_qos(header));
         let has_packet_id = qos > QoS::AtMostOnce;
         if !is_topic || !encode::publish_fits(&self.topic, has_packet_id, header.body_size) {
@@ -123,7 +175,7 @@ impl Bridge {
         self.client.publish(PublishHead { delivery, retain: false, topic: &self.topic, payload_len });
         self.arriving = Arriving::Wanted;
         if level == Level::One && !has_packet_id {
-            self.broker.acknowledge(delivery_tag);
+            self.broker.acknowledge(Role::Consume, delivery_tag);
         }
         Ok(())
     }
@@ -131,12 +183,18 @@ impl Bridge {
     fn pass_over(&mut self, level: Level, delivery_tag: u64) {
         self.arriving = Arriving::Unwanted;
         if level == Level::One {
-            self.broker.acknowledge(delivery_tag);
+            self.broker.acknowledge(Role::Consume, delivery_tag);
         }
     }
 
+    fn may_drop(&self, why: Refused<'_>) -> bool {
+        self.config.on_unauthorized == OnUnauthorized::Drop
+            && (why.code, why.method) == (ACCESS_REFUSED, MethodId::BASIC_PUBLISH)
+    }
+
     pub(super) fn answer_subscriptions(&mut self) {
-        while let Some(answer) = self.subscriptions.take_answer() {
+        let Some(session) = &mut self.session else { return };
+        while let Some(answer) = session.take_answer() {
             match answer {
                 Answer::Suback(id, codes) => encode::suback(self.client.packet(), id, codes.into_iter()),
                 Answer::Unsuback(id) => encode::unsuback(self.client.packet(), id),

@@ -2,21 +2,18 @@
 
 use super::channel::{Awaited, Role};
 use super::inflight::Arrival;
-use super::subscribe::{Level, Requested, Step};
+use super::queues::Level;
+use super::session::Session;
+use super::subscribe::{Filter, Subscriptions};
+use super::will::Will;
 use super::{Bridge, State};
-use crate::amqp::{ClientMethod, MqttHeaders, Properties, QueueFlags, ShortStr};
+use crate::amqp::{ClientMethod, MqttHeaders, Properties, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
-use crate::policy;
+use crate::policy::{self, Admission};
 use crate::time::Instant;
-
-/// Consumer tags, which tell the level of a delivery.
-pub(super) const CONSUMER_TAGS: [ShortStr<'static>; 2] =
-    [ShortStr::literal("qos0"), ShortStr::literal("qos1")];
-
-/// How long the queue of a clean session outlives its consumer, should its broker restart.
-const UNCONSUMED_EXPIRES_MS: i64 = 60_000;
+use crate::topic;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -55,6 +52,7 @@ impl Bridge {
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
                 self.events.push_back(Event::Disconnected);
+                self.withdraw_will();
                 self.leave(now);
             }
         }
@@ -62,7 +60,7 @@ impl Bridge {
     }
 
     fn connect(&mut self, connect: &Connect<'_>) -> Result<(), Error> {
-        let admission = policy::admit(&self.config, &self.peer, connect).map_err(Error::Refused)?;
+        let mut admission = policy::admit(&self.config, &self.peer, connect).map_err(Error::Refused)?;
         self.decoder.set_version(connect.version, self.config.limits.max_packet_size_authenticated);
         self.timers.keep_alive(connect.keep_alive);
         let address = self.peer.address.map(|address| address.to_string()).unwrap_or_default();
@@ -77,9 +75,27 @@ impl Bridge {
             password: admission.password.expose(),
         };
         self.broker.log_in(&self.config, start_ok, admission.vhost.as_short());
-        self.queues = Some(admission.queues);
         self.state = State::LoggingIn;
+        if let (Some(will), Some(queue)) = (&connect.will, admission.queues.will.take()) {
+            self.config.topic_mapping.routing_key(will.topic, &mut self.key);
+            if ShortStr::new(&self.key).is_none() {
+                return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
+            }
+            let mut will = Will::new(queue, &self.key, will.qos, will.payload);
+            will.deposit(&mut self.broker, self.config.exchange.as_short());
+            self.will = Some(will);
+        }
+        let Admission { queues, has_own_id, .. } = admission;
+        self.session = Some(Session::new(queues, has_own_id, connect.clean_session, &self.config));
+        self.ask_steps();
         Ok(())
+    }
+
+    /// The client needs its will no more.
+    pub(super) fn withdraw_will(&mut self) {
+        if let Some(will) = self.will.take() {
+            will.withdraw(&mut self.broker);
+        }
     }
 
     fn publish(&mut self, publish: Publish<'_>) -> Result<(), Error> {
@@ -116,75 +132,51 @@ impl Bridge {
 
     fn puback(&mut self, id: PacketId) {
         if let Some(delivery_tag) = self.deliveries.acknowledge(id) {
-            self.broker.acknowledge(delivery_tag);
+            self.broker.acknowledge(Role::Consume, delivery_tag);
         }
     }
 
     fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), Error> {
-        self.check_room_for(subscribe.entries.clone().count())?;
-        let requested: Vec<Requested> = subscribe
-            .entries
-            .map(|(filter, qos)| Some((self.binding_key(filter)?, Level::granted(qos))))
-            .collect();
-        self.subscriptions.subscribe(subscribe.packet_id, requested.into_iter());
+        let filters: Vec<_> =
+            subscribe.entries.map(|(filter, qos)| (self.filter(filter), Level::granted(qos))).collect();
+        self.subscriptions_for(filters.len())?.subscribe(subscribe.packet_id, filters.into_iter());
         self.ask_steps();
         self.answer_subscriptions();
         Ok(())
     }
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) -> Result<(), Error> {
-        self.check_room_for(unsubscribe.filters.clone().count())?;
-        let keys: Vec<_> = unsubscribe.filters.filter_map(|filter| self.binding_key(filter)).collect();
-        self.subscriptions.unsubscribe(unsubscribe.packet_id, keys.into_iter());
+        let filters: Vec<_> = unsubscribe.filters.map(|filter| self.filter(filter)).collect();
+        self.subscriptions_for(filters.len())?.unsubscribe(unsubscribe.packet_id, filters.into_iter());
         self.ask_steps();
         self.answer_subscriptions();
         Ok(())
     }
 
-    fn check_room_for(&self, filters: usize) -> Result<(), Error> {
-        if self.subscriptions.has_room_for(filters) { Ok(()) } else { Err(Error::Limit(Limit::Requests)) }
-    }
-
-    /// `None` for a filter that cannot be subscribed to.
-    fn binding_key(&mut self, filter: &str) -> Option<Box<[u8]>> {
-        self.config.topic_mapping.binding_key(filter, &mut self.key).ok()?;
-        ShortStr::new(&self.key).map(|key| key.as_bytes().into())
-    }
-
-    /// Asks the broker for the steps of subscriptions that may be asked now.
-    pub(super) fn ask_steps(&mut self) {
-        while let Some(step) = self.subscriptions.next_step() {
-            self.ask(step);
+    /// The subscriptions, when they have room for so many filters more.
+    fn subscriptions_for(&mut self, filters: usize) -> Result<&mut Subscriptions, Error> {
+        match &mut self.session {
+            Some(session) if session.subscriptions.has_room_for(filters) => Ok(&mut session.subscriptions),
+            Some(_) | None => Err(Error::Limit(Limit::Requests)),
         }
     }
 
-    fn ask(&mut self, step: Step) {
-        let (Some(queues), Some(key)) = (&self.queues, self.subscriptions.key(step)) else { return };
-        let queue = |level: Level| level.of(queues).as_short();
-        let (exchange, routing_key) = (self.config.exchange.as_short(), key);
-        let (role, method) = match step {
-            Step::Delete(level) => (Role::Topology, ClientMethod::QueueDelete { queue: queue(level) }),
-            Step::Declare(level) => {
-                // It goes with its consumer, and a newcomer can take it from a connection that hangs, which an exclusive
-                // queue does not allow. The expiry is for a client that goes between this and basic.consume.
-                let flags = QueueFlags { durable: true, auto_delete: true, ..QueueFlags::default() };
-                let (queue, expires) = (queue(level), Some(UNCONSUMED_EXPIRES_MS));
-                (Role::Topology, ClientMethod::QueueDeclare { queue, flags, expires })
-            }
-            Step::Bind(_, level) => {
-                (Role::Topology, ClientMethod::QueueBind { queue: queue(level), exchange, routing_key })
-            }
-            Step::Unbind(_, level) => {
-                (Role::Topology, ClientMethod::QueueUnbind { queue: queue(level), exchange, routing_key })
-            }
-            Step::Consume(level) => {
-                let (queue, consumer_tag) = (queue(level), *level.of(&CONSUMER_TAGS));
-                (
-                    Role::Consume,
-                    ClientMethod::BasicConsume { queue, consumer_tag, no_ack: level == Level::Zero },
-                )
-            }
+    /// `None` for a filter that cannot be subscribed to.
+    fn filter(&mut self, filter: &str) -> Option<Filter> {
+        let (group, filter) = match topic::shared(filter) {
+            None => (None, filter),
+            Some(shared) => shared.ok().map(|(group, filter)| (Some(group.into()), filter))?,
         };
-        self.broker.request(role, method, Awaited::Subscription(step));
+        self.config.topic_mapping.binding_key(filter, &mut self.key).ok()?;
+        ShortStr::new(&self.key).map(|key| Filter { binding_key: key.as_bytes().into(), group })
+    }
+
+    /// Asks the broker for the steps that may be asked now.
+    pub(super) fn ask_steps(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        while let Some(step) = session.next_step() {
+            let (role, method) = session.method(step, self.config.exchange.as_short());
+            self.broker.request(role, method, Awaited::Step(step));
+        }
     }
 }

@@ -99,6 +99,15 @@ impl Publications {
         }
         Some(())
     }
+
+    /// The broker refused a publish and closed the channel, and the next one counts from 1 again. When only one is unconfirmed it
+    /// was that: counts it as taken. Of several, nobody knows which were taken.
+    pub(super) fn drop_refused(&mut self) -> Option<Receipt> {
+        let mut unconfirmed = core::mem::take(&mut self.unconfirmed).into_iter().flatten();
+        let (only, None) = (unconfirmed.next()?, unconfirmed.next()) else { return None };
+        self.confirmed = 0;
+        confirm_one(&mut self.by_id, only)
+    }
 }
 
 fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Receipt> {

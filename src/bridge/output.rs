@@ -1,5 +1,6 @@
 //! The client's side: what it is owed, and in which order it may be written.
 
+use super::inflight::Receipt;
 use crate::mqtt::ConnectReturnCode;
 use crate::mqtt::encode::{self, PublishHead};
 
@@ -31,6 +32,15 @@ impl ClientOutput {
             self.out.append(&mut self.waiting);
         } else {
             self.waiting.clear();
+        }
+    }
+
+    /// Writes what the client is owed for a PUBLISH of its own.
+    pub(super) fn receipt(&mut self, receipt: Receipt) {
+        match receipt {
+            Receipt::Puback(id) => encode::puback(self.packet(), id),
+            Receipt::Pubrec(id) => encode::pubrec(self.packet(), id),
+            Receipt::Pubcomp(id) => encode::pubcomp(self.packet(), id),
         }
     }
 

@@ -1,68 +1,18 @@
 //! SUBSCRIBE and UNSUBSCRIBE as steps at the broker, and what has become of each.
-//!
-//! Up to [`WINDOW`] steps are asked at once, whatever packets they are of. When the broker refuses one it closes the channel and
-//! looks at none of those behind it, so these are asked again: every step is idempotent.
 
 use std::collections::VecDeque;
 
+use super::queues::{Level, QueueId, Queues, Stage};
+use super::session::Step;
 use crate::amqp::ShortStr;
 use crate::mqtt::{PacketId, QoS, SUBACK_FAILURE};
+use crate::topic;
 
 /// The most filters that may wait for the broker's answers: a bind is at most 560 bytes, so this is about 2 MB.
 const MAX_FILTERS: usize = 4096;
 
-/// The most steps that are asked at once: enough to hide the round trip, and all that a refusal costs.
-const WINDOW: usize = 32;
-
-/// QoS of a subscription. There is a queue for each; QoS 2 is lowered to 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    Zero,
-    One,
-}
-
-impl Level {
-    pub(super) const ALL: [Self; 2] = [Self::Zero, Self::One];
-
-    pub(super) const fn granted(qos: QoS) -> Self {
-        match qos {
-            QoS::AtMostOnce => Self::Zero,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => Self::One,
-        }
-    }
-
-    pub(super) const fn qos(self) -> QoS {
-        match self {
-            Self::Zero => QoS::AtMostOnce,
-            Self::One => QoS::AtLeastOnce,
-        }
-    }
-
-    /// This level's of two things.
-    pub(super) const fn of<T>(self, [zero, one]: &[T; 2]) -> &T {
-        match self {
-            Self::Zero => zero,
-            Self::One => one,
-        }
-    }
-
-    const fn other(self) -> Self {
-        match self {
-            Self::Zero => Self::One,
-            Self::One => Self::Zero,
-        }
-    }
-}
-
-/// One request to the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Delete(Level),
-    Declare(Level),
-    Consume(Level),
-    Bind(EntryRef, Level),
-    Unbind(EntryRef, Level),
-}
+/// The most filters of a connection that start with `$`. With more, it gets all such topics that its queues hold.
+const MAX_DOLLAR_FILTERS: usize = 256;
 
 /// An entry of a packet that is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,32 +28,24 @@ pub(super) enum Answer {
     Unsuback(PacketId),
 }
 
+/// A filter that can be subscribed to.
+pub(super) struct Filter {
+    pub(super) binding_key: Box<[u8]>,
+    /// Of a `$share` subscription.
+    pub(super) group: Option<Box<str>>,
+}
+
 #[derive(Default)]
 pub(super) struct Subscriptions {
     packets: VecDeque<Packet>,
     /// Number of the first of `packets`.
     first: u64,
+    /// How many of `packets` have their steps.
+    planned: usize,
     /// Filters in `packets`.
     filters: usize,
-    queues: [Queue; 2],
-    /// Steps to be asked, in order.
-    waiting: VecDeque<Step>,
-    /// Steps that are asked and not answered.
-    asked: usize,
-}
-
-#[derive(Default)]
-struct Queue {
-    declared: Progress,
-    consumed: Progress,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Progress {
-    #[default]
-    No,
-    Asked,
-    Yes,
+    /// Binding keys, starting with `$`, of filters that this connection subscribed to.
+    dollar_filters: Vec<Box<[u8]>>,
 }
 
 struct Packet {
@@ -113,160 +55,26 @@ struct Packet {
 }
 
 struct Entry {
-    /// The binding key.
-    key: Box<[u8]>,
+    filter: Filter,
     level: Level,
+    /// Where it comes to be bound.
+    queue: Option<QueueId>,
     /// Steps of its own that are not answered.
     steps: u8,
     is_refused: bool,
 }
 
-/// A filter of a SUBSCRIBE, judged: its binding key and QoS, or nothing when it is refused.
-pub(super) type Requested = Option<(Box<[u8]>, Level)>;
-
 impl Subscriptions {
-    /// A SUBSCRIBE arrives.
-    pub(super) fn subscribe(&mut self, id: PacketId, filters: impl Iterator<Item = Requested>) {
-        let packet = self.next_number();
-        let mut entries = Vec::new();
-        for requested in filters {
-            let Some((key, level)) = requested else {
-                entries.push(Entry { key: Box::default(), level: Level::Zero, steps: 0, is_refused: true });
-                continue;
-            };
-            let this = EntryRef { packet, entry: entries.len() };
-            if self.queue(level).declared == Progress::No {
-                self.queue(level).declared = Progress::Asked;
-                // What a connection before left, or still holds: it is told by basic.cancel that its queue is gone.
-                self.waiting.extend([Step::Delete(level), Step::Declare(level)]);
-            }
-            self.waiting.push_back(Step::Bind(this, level));
-            // Another QoS replaces the one before. [MQTT-3.8.4-3] First bound, then unbound: nothing is missed in between.
-            let replaces = self.queue(level.other()).declared != Progress::No;
-            if replaces {
-                self.waiting.push_back(Step::Unbind(this, level.other()));
-            }
-            entries.push(Entry { key, level, steps: 1 + u8::from(replaces), is_refused: false });
-        }
+    /// A SUBSCRIBE arrives; a filter that cannot be subscribed to is `None`.
+    pub(super) fn subscribe(&mut self, id: PacketId, filters: impl Iterator<Item = (Option<Filter>, Level)>) {
+        let entries = filters.map(|(filter, level)| Entry::new(filter, level)).collect();
         self.push(Packet { id, is_subscribe: true, entries });
     }
 
-    /// An UNSUBSCRIBE arrives, with the binding keys of those filters that could be subscribed to.
-    pub(super) fn unsubscribe(&mut self, id: PacketId, keys: impl Iterator<Item = Box<[u8]>>) {
-        let packet = self.next_number();
-        let declared: Vec<Level> =
-            Level::ALL.into_iter().filter(|level| level.of(&self.queues).declared != Progress::No).collect();
-        let mut entries = Vec::new();
-        for key in keys {
-            let this = EntryRef { packet, entry: entries.len() };
-            self.waiting.extend(declared.iter().map(|&level| Step::Unbind(this, level)));
-            entries.push(Entry { key, level: Level::Zero, steps: declared.len() as u8, is_refused: false });
-        }
+    /// An UNSUBSCRIBE arrives.
+    pub(super) fn unsubscribe(&mut self, id: PacketId, filters: impl Iterator<Item = Option<Filter>>) {
+        let entries = filters.map(|filter| Entry::new(filter, Level::Zero)).collect();
         self.push(Packet { id, is_subscribe: false, entries });
-    }
-
-    /// The next step to ask; the caller does. Those of entries that are refused meanwhile are passed over.
-    pub(super) fn next_step(&mut self) -> Option<Step> {
-        while self.asked < WINDOW {
-            let step = self.waiting.pop_front()?;
-            if self.key(step).is_some() {
-                self.asked += 1;
-                return Some(step);
-            }
-        }
-        None
-    }
-
-    /// The broker has not looked at these steps, the last that were asked.
-    pub(super) fn ask_again(&mut self, steps: impl DoubleEndedIterator<Item = Step>) {
-        for step in steps.rev() {
-            self.asked = self.asked.saturating_sub(1);
-            self.waiting.push_front(step);
-        }
-    }
-
-    /// The broker did a step.
-    pub(super) fn done(&mut self, step: Step) {
-        self.asked = self.asked.saturating_sub(1);
-        match step {
-            Step::Delete(_) => {}
-            Step::Declare(level) => {
-                self.queue(level).declared = Progress::Yes;
-                self.queue(level).consumed = Progress::Asked;
-                self.waiting.push_front(Step::Consume(level));
-            }
-            Step::Consume(level) => self.queue(level).consumed = Progress::Yes,
-            Step::Bind(at, _) | Step::Unbind(at, _) => self.settle_step(at),
-        }
-    }
-
-    /// The broker refused a step.
-    pub(super) fn refused(&mut self, step: Step) {
-        self.asked = self.asked.saturating_sub(1);
-        match step {
-            // The broker will say of the declare what stands against it.
-            Step::Delete(_) => {}
-            // Should there be a queue, nobody will have what it holds; it expires, or the next SUBSCRIBE deletes it.
-            Step::Declare(level) | Step::Consume(level) => {
-                *self.queue(level) = Queue::default();
-                self.refuse_all(level);
-            }
-            Step::Bind(at, _) => {
-                if let Some(entry) = self.entry(at) {
-                    entry.refuse();
-                }
-            }
-            // It was not bound, or stays so: the client hears no more of it either way.
-            Step::Unbind(at, _) => self.settle_step(at),
-        }
-    }
-
-    fn settle_step(&mut self, at: EntryRef) {
-        if let Some(entry) = self.entry(at) {
-            entry.steps = entry.steps.saturating_sub(1);
-        }
-    }
-
-    fn refuse_all(&mut self, level: Level) {
-        for packet in self.packets.iter_mut().filter(|packet| packet.is_subscribe) {
-            packet.entries.iter_mut().filter(|entry| entry.level == level).for_each(Entry::refuse);
-        }
-    }
-
-    /// The binding key of a step, empty where it needs none; `None` when the step does not matter any more.
-    pub(super) fn key(&self, step: Step) -> Option<ShortStr<'_>> {
-        match step {
-            Step::Delete(_) | Step::Declare(_) | Step::Consume(_) => Some(ShortStr::EMPTY),
-            Step::Bind(at, _) | Step::Unbind(at, _) => {
-                let packet = self.packets.get(self.index(at)?)?;
-                let entry = packet.entries.get(at.entry).filter(|entry| !entry.is_refused)?;
-                ShortStr::new(&entry.key)
-            }
-        }
-    }
-
-    /// Whether a queue is being consumed.
-    pub(super) fn is_consuming(&self) -> bool {
-        self.queues.iter().any(|queue| queue.consumed == Progress::Yes)
-    }
-
-    /// The answer to the oldest packet, once all its entries are settled.
-    pub(super) fn take_answer(&mut self) -> Option<Answer> {
-        let queues = &self.queues;
-        let is_consumed = |level: Level| level.of(queues).consumed == Progress::Yes;
-        let packet = self.packets.pop_front_if(|packet| {
-            let is_subscribe = packet.is_subscribe;
-            packet
-                .entries
-                .iter()
-                .all(|e| e.is_refused || e.steps == 0 && (!is_subscribe || is_consumed(e.level)))
-        })?;
-        self.first += 1;
-        self.filters -= packet.entries.len();
-        Some(match packet.is_subscribe {
-            true => Answer::Suback(packet.id, packet.entries.iter().map(Entry::return_code).collect()),
-            false => Answer::Unsuback(packet.id),
-        })
     }
 
     /// Whether a packet of so many filters may still wait for the broker's answers.
@@ -279,16 +87,78 @@ impl Subscriptions {
         self.packets.push_back(packet);
     }
 
-    fn next_number(&self) -> u64 {
-        self.first + self.packets.len() as u64
+    /// Gives the packets that have come since the last time their steps.
+    pub(super) fn plan(&mut self, queues: &mut Queues, steps: &mut VecDeque<Step>) {
+        let first = self.first;
+        for (index, packet) in self.packets.iter_mut().enumerate().skip(self.planned) {
+            for (number, entry) in
+                packet.entries.iter_mut().enumerate().filter(|(_, entry)| !entry.is_refused)
+            {
+                let mut plan = Plan {
+                    at: EntryRef { packet: first + index as u64, entry: number },
+                    entry,
+                    queues,
+                    steps,
+                };
+                match (&plan.entry.filter.group, packet.is_subscribe) {
+                    (None, true) => plan.subscribe(),
+                    (None, false) => plan.unsubscribe(),
+                    (Some(_), true) => plan.join(),
+                    (Some(_), false) => plan.leave(),
+                }
+                note_dollar_filter(&mut self.dollar_filters, &entry.filter, packet.is_subscribe);
+            }
+        }
+        self.planned = self.packets.len();
     }
 
-    const fn queue(&mut self, level: Level) -> &mut Queue {
-        let [zero, one] = &mut self.queues;
-        match level {
-            Level::Zero => zero,
-            Level::One => one,
+    pub(super) fn settle_step(&mut self, at: EntryRef) {
+        if let Some(entry) = self.entry(at) {
+            entry.steps = entry.steps.saturating_sub(1);
         }
+    }
+
+    pub(super) fn refuse(&mut self, at: EntryRef) {
+        if let Some(entry) = self.entry(at) {
+            entry.refuse();
+        }
+    }
+
+    /// Refuses whatever was to be bound to a queue.
+    pub(super) fn refuse_all(&mut self, queue: QueueId) {
+        for packet in self.packets.iter_mut().filter(|packet| packet.is_subscribe) {
+            packet.entries.iter_mut().filter(|entry| entry.queue == Some(queue)).for_each(Entry::refuse);
+        }
+    }
+
+    /// The binding key of an entry; `None` when it does not matter any more.
+    pub(super) fn key(&self, at: EntryRef) -> Option<ShortStr<'_>> {
+        let packet = self.packets.get(self.index(at)?)?;
+        let entry = packet.entries.get(at.entry).filter(|entry| !entry.is_refused)?;
+        ShortStr::new(&entry.filter.binding_key)
+    }
+
+    /// The answer to the oldest packet, once all its entries are settled.
+    pub(super) fn take_answer(&mut self, queues: &Queues) -> Option<Answer> {
+        if self.planned == 0 {
+            return None;
+        }
+        let packet = self
+            .packets
+            .pop_front_if(|packet| packet.entries.iter().all(|entry| entry.is_settled(queues)))?;
+        self.first += 1;
+        self.planned -= 1;
+        self.filters -= packet.entries.len();
+        Some(match packet.is_subscribe {
+            true => Answer::Suback(packet.id, packet.entries.iter().map(Entry::return_code).collect()),
+            false => Answer::Unsuback(packet.id),
+        })
+    }
+
+    /// Whether a topic that starts with `$` was subscribed to by a filter that does.
+    pub(super) fn names_dollar_topic(&self, routing_key: &[u8]) -> bool {
+        self.dollar_filters.len() >= MAX_DOLLAR_FILTERS
+            || self.dollar_filters.iter().any(|binding_key| topic::matches(binding_key, routing_key))
     }
 
     fn entry(&mut self, at: EntryRef) -> Option<&mut Entry> {
@@ -302,10 +172,91 @@ impl Subscriptions {
     }
 }
 
+/// An entry that is to get its steps.
+struct Plan<'p> {
+    at: EntryRef,
+    entry: &'p mut Entry,
+    queues: &'p mut Queues,
+    steps: &'p mut VecDeque<Step>,
+}
+
+impl Plan<'_> {
+    fn subscribe(&mut self) {
+        let (queue, other) = (QueueId::Level(self.entry.level), QueueId::Level(self.entry.level.other()));
+        self.bind_to(queue);
+        // Another QoS replaces the one before. [MQTT-3.8.4-3] First bound, then unbound: nothing is missed in between.
+        if self.queues.progress(other).declared != Stage::No {
+            self.step(Step::Unbind(self.at, other));
+        }
+    }
+
+    fn unsubscribe(&mut self) {
+        for queue in Level::ALL.map(QueueId::Level) {
+            if self.queues.progress(queue).declared != Stage::No {
+                self.step(Step::Unbind(self.at, queue));
+            }
+        }
+    }
+
+    /// Becomes a member of a group; once is enough, but for another QoS.
+    fn join(&mut self) {
+        let (Filter { binding_key, group }, level) = (&self.entry.filter, self.entry.level);
+        let group = group.as_deref().unwrap_or_default();
+        let Some(queue) = self.queues.join(group, binding_key, level) else { return self.entry.refuse() };
+        if self.queues.level(queue) != level {
+            self.cancel(queue);
+            self.queues.set_level(queue, level);
+        }
+        self.bind_to(queue);
+    }
+
+    fn leave(&mut self) {
+        let Filter { binding_key, group } = &self.entry.filter;
+        if let Some(queue) = self.queues.joined(group.as_deref().unwrap_or_default(), binding_key) {
+            self.cancel(queue);
+        }
+    }
+
+    fn bind_to(&mut self, queue: QueueId) {
+        self.entry.queue = Some(queue);
+        if let Some(progress) = self.queues.progress_mut(queue)
+            && progress.declared == Stage::No
+        {
+            progress.declared = Stage::Asked;
+            self.steps.push_back(Step::Declare(queue));
+        }
+        self.step(Step::Bind(self.at, queue));
+    }
+
+    fn cancel(&mut self, queue: QueueId) {
+        if let Some(progress) = self.queues.progress_mut(queue)
+            && core::mem::take(progress).declared != Stage::No
+        {
+            self.step(Step::Cancel(self.at, queue));
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        self.entry.steps += 1;
+        self.steps.push_back(step);
+    }
+}
+
 impl Entry {
+    fn new(filter: Option<Filter>, level: Level) -> Self {
+        let is_refused = filter.is_none();
+        let filter = filter.unwrap_or_else(|| Filter { binding_key: Box::default(), group: None });
+        Self { filter, level, queue: None, steps: 0, is_refused }
+    }
+
     const fn refuse(&mut self) {
         self.is_refused = true;
         self.steps = 0;
+    }
+
+    fn is_settled(&self, queues: &Queues) -> bool {
+        let is_consumed = |queue| queues.progress(queue).consumed == Stage::Yes;
+        self.is_refused || self.steps == 0 && self.queue.is_none_or(is_consumed)
     }
 
     const fn return_code(&self) -> u8 {
@@ -314,5 +265,16 @@ impl Entry {
             Level::Zero => QoS::AtMostOnce as u8,
             Level::One => QoS::AtLeastOnce as u8,
         }
+    }
+}
+
+fn note_dollar_filter(known: &mut Vec<Box<[u8]>>, filter: &Filter, is_subscribe: bool) {
+    if filter.group.is_some() || filter.binding_key.first() != Some(&b'$') {
+        return;
+    }
+    match known.iter().position(|key| *key == filter.binding_key) {
+        Some(at) if !is_subscribe => drop(known.swap_remove(at)),
+        None if is_subscribe && known.len() < MAX_DOLLAR_FILTERS => known.push(filter.binding_key.clone()),
+        Some(_) | None => {}
     }
 }

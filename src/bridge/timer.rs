@@ -14,6 +14,8 @@ pub enum Timer {
     KeepAlive,
     /// A heartbeat is to be sent, or one of the broker's is missing.
     Heartbeat,
+    /// The will at the broker is to be renewed.
+    Will,
     /// The broker does not answer connection.close.
     Linger,
     /// The client's connection is to be closed.
@@ -25,6 +27,7 @@ pub(super) struct Timers {
     keep_alive: Option<Duration>,
     client_heard: Instant,
     heartbeat: Option<Heartbeat>,
+    will: Option<Instant>,
     linger: Instant,
 }
 
@@ -53,8 +56,14 @@ impl Timers {
             keep_alive: None,
             client_heard: now,
             heartbeat: (heartbeat_seconds > 0).then_some(beat),
+            will: None,
             linger: now,
         }
+    }
+
+    /// Sets when the will is to be renewed next.
+    pub(super) const fn will_at(&mut self, at: Instant) {
+        self.will = Some(at);
     }
 
     /// Sets the keep-alive time of a CONNECT; 0 is none. [MQTT-3.1.2-24]
@@ -90,7 +99,8 @@ impl Timers {
         let keep_alive =
             self.keep_alive.filter(|_| !is_blocked).map(|t| (self.client_heard + t, Timer::KeepAlive));
         let beat = self.heartbeat.map(|b| (b.send.min(b.broker_heard + b.interval * 2), Timer::Heartbeat));
-        [keep_alive, beat].into_iter().flatten().min_by_key(|&(at, _)| at)
+        let will = self.will.map(|at| (at, Timer::Will));
+        [keep_alive, beat, will].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 
     pub(super) fn beat(&mut self, now: Instant) -> Beat {

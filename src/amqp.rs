@@ -3,14 +3,18 @@
 //! Borrowed in, appended out, and cut-through like the MQTT side: [`Decoder`] hands a body on in the pieces in which it
 //! arrives. Method names and numbers are those of the specification's XML and RabbitMQ's `amqp-rabbitmq-0.9.1.json`.
 
+mod broker_method;
+mod client_method;
 mod content;
 mod frame;
 mod method;
 mod table;
 
+pub use broker_method::{BrokerMethod, Reason};
+pub use client_method::{ClientMethod, DeadLetter, QueueArguments, QueueFlags};
 pub use content::{ContentHeader, MqttHeaders, PUBLISH_QOS, Properties, publish};
 pub use frame::{Decoder, Item, body, body_capacity, heartbeat};
-pub use method::{BrokerMethod, ClientMethod, DeadLetter, MethodId, QueueArguments, QueueFlags, Reason};
+pub use method::MethodId;
 pub use table::{Table, TableWriter, Value};
 
 use core::fmt;

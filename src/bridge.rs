@@ -23,6 +23,7 @@ mod channel;
 mod from_broker;
 mod from_client;
 mod inflight;
+mod lock;
 mod output;
 mod queues;
 mod session;
@@ -334,6 +335,7 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
+        self.ask_left_over();
         self.broker.close();
         self.timers.linger_from(now);
         self.state = State::Leaving;

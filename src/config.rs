@@ -109,6 +109,7 @@ pub struct Credentials {
 }
 
 /// Text of at most 255 bytes: an AMQP short string.
+#[derive(Clone)]
 pub struct ShortText(Box<str>);
 
 impl ShortText {

@@ -8,6 +8,9 @@ use crate::config::ShortText;
 
 const STEM: &str = "mqtt-subscription-";
 
+/// 2^64 over the golden ratio: a product's upper bits depend on all of its factor's.
+const FIBONACCI: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The queues of one client.
 pub struct QueueNames {
     /// `queue_prefix` and [`STEM`].
@@ -16,6 +19,8 @@ pub struct QueueNames {
     pub qos: [ShortText; 2],
     /// By which one connection tells another that it has taken the client id over.
     pub lock: ShortText,
+    /// A number of 20 bits by which a connection knows its own lock from another's.
+    pub lock_mark: u32,
     /// Where the will waits; another one for each connection. `None` when the client id is too long for it.
     pub will: Option<ShortText>,
 }
@@ -26,9 +31,11 @@ impl QueueNames {
         let stem = format!("{prefix}{STEM}");
         let name = |ending: &str| ShortText::new(&format!("{stem}{client_id}{ending}"));
         let will = format!("will{}", URL_SAFE_NO_PAD.encode(nonce.to_be_bytes()));
+        let folded = (nonce as u64 ^ (nonce >> 64) as u64).wrapping_mul(FIBONACCI);
         Some(Self {
             qos: [name("qos0")?, name("qos1")?],
             lock: name("lock")?,
+            lock_mark: (folded >> 44) as u32,
             will: name(&will),
             stem: stem.into(),
         })

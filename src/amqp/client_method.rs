@@ -291,7 +291,11 @@ impl ClientMethod<'_> {
                 queue.encode(out);
                 consumer_tag.encode(out);
                 out.push(bits([false, no_ack, exclusive, false])); // no-local first, no-wait last
-                TableWriter::write(out, |_| ());
+                TableWriter::write(out, |t| {
+                    // Or RabbitMQ before 4.0 tries a deleted queue again before it says basic.cancel, and may find a new one of
+                    // that name.
+                    t.bool("x-cancel-on-ha-failover", true);
+                });
             }
             Self::BasicCancel { consumer_tag } => {
                 consumer_tag.encode(out);

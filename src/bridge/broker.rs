@@ -343,24 +343,25 @@ impl BrokerSide {
     }
 
     fn answer<'a>(&mut self, role: Role, method: &BrokerMethod<'_>) -> Result<Option<Notice<'a>>, Error> {
-        match self.channel(role).awaited.pop_front() {
-            Some(awaited) if awaited.is_answered_by(method) => Ok(match awaited {
-                Awaited::Open | Awaited::Confirms | Awaited::Prefetch => None,
-                Awaited::Probe => {
-                    self.probe = Probe::None;
-                    Some(Notice::Probed)
-                }
-                Awaited::Step(step) => {
-                    let consumers = match method {
-                        BrokerMethod::QueueDeclareOk { consumer_count } => *consumer_count,
-                        _ => 0,
-                    };
-                    Some(Notice::Done(step, consumers))
-                }
-                Awaited::Will(step) => Some(Notice::WillDone(step)),
-            }),
-            Some(_) | None => Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
-        }
+        let awaited = self
+            .channel(role)
+            .answered(method)
+            .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+        Ok(match awaited {
+            Awaited::Open | Awaited::Confirms | Awaited::Prefetch => None,
+            Awaited::Probe => {
+                self.probe = Probe::None;
+                Some(Notice::Probed)
+            }
+            Awaited::Step(step) => {
+                let consumers = match method {
+                    BrokerMethod::QueueDeclareOk { consumer_count } => *consumer_count,
+                    _ => 0,
+                };
+                Some(Notice::Done(step, consumers))
+            }
+            Awaited::Will(step) => Some(Notice::WillDone(step)),
+        })
     }
 
     fn header<'a>(&mut self, channel: u16, header: ContentHeader<'a>) -> Result<Option<Notice<'a>>, Error> {

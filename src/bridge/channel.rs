@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{session, will};
+use super::{lock, session, will};
 use crate::amqp::BrokerMethod;
 
 /// What each channel is for. A refused method closes its channel, so what can be refused is kept apart from consumers and
@@ -35,7 +35,7 @@ impl Role {
     }
 }
 
-/// A question on a channel. Its answers come in the order in which they were asked.
+/// A question on a channel. Answers come in the order in which they were asked, but for [`Awaited::may_be_overtaken`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
     /// channel.open.
@@ -61,6 +61,11 @@ impl Awaited {
             Self::Prefetch => matches!(method, B::BasicQosOk),
             Self::Probe => matches!(method, B::ChannelFlowOk),
             Self::Step(step) => match step {
+                session::Step::Lock(lock::Step::Delete) => matches!(method, B::QueueDeleteOk),
+                session::Step::Lock(lock::Step::Declare | lock::Step::Verify) => {
+                    matches!(method, B::QueueDeclareOk { .. })
+                }
+                session::Step::Lock(lock::Step::Consume) => matches!(method, B::BasicConsumeOk),
                 session::Step::Delete(_) => matches!(method, B::QueueDeleteOk),
                 session::Step::Check(_) | session::Step::Declare(_) => {
                     matches!(method, B::QueueDeclareOk { .. })
@@ -78,6 +83,17 @@ impl Awaited {
                 will::Step::Delete => matches!(method, B::QueueDeleteOk),
             },
         }
+    }
+}
+
+impl Awaited {
+    /// RabbitMQ's queue answers basic.consume, not the channel, so what was asked behind it can be answered first.
+    const fn may_be_overtaken(&self) -> bool {
+        matches!(
+            self,
+            Self::Step(session::Step::Consume(_) | session::Step::Lock(lock::Step::Consume))
+                | Self::Will(will::Step::Consume)
+        )
     }
 }
 
@@ -100,4 +116,12 @@ pub(super) struct Channel {
     /// Questions that are not answered, oldest first.
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) incoming: Incoming,
+}
+
+impl Channel {
+    /// The question that `method` answers; `None` when it answers none.
+    pub(super) fn answered(&mut self, method: &BrokerMethod<'_>) -> Option<Awaited> {
+        let at = self.awaited.iter().position(|awaited| awaited.is_answered_by(method))?;
+        self.awaited.iter().take(at).all(Awaited::may_be_overtaken).then(|| self.awaited.remove(at))?
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::broker::Notice;
 use super::channel::Role;
-use super::queues::{Level, QueueId};
+use super::queues::Level;
 use super::session::{Refused, Step};
 use super::subscribe::Answer;
 use super::{Bridge, State, will};
@@ -42,7 +42,7 @@ impl Bridge {
                 }
                 Notice::Done(step, consumers) => {
                     if let Some(session) = &mut self.session {
-                        session.done(step, consumers);
+                        session.done(step, consumers)?;
                     }
                     self.ask_steps();
                     self.answer_subscriptions();
@@ -59,11 +59,9 @@ impl Bridge {
                     }
                 }
                 Notice::Cancelled { role, consumer_tag } => {
-                    let queue =
-                        self.session.as_ref().and_then(|session| session.consumed_queue(consumer_tag));
-                    return Err(match (role, queue) {
-                        (Role::Consume, Some(QueueId::Lock)) => Error::TakenOver,
-                        _ => Error::QueueDeleted,
+                    return Err(match &self.session {
+                        Some(session) if role == Role::Consume => session.cancelled(consumer_tag),
+                        Some(_) | None => Error::QueueDeleted,
                     });
                 }
                 Notice::ChannelClosed { role, why, steps } => self.channel_closed(role, why, steps)?,

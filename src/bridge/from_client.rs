@@ -179,4 +179,13 @@ impl Bridge {
             self.broker.request(role, method, Awaited::Step(step));
         }
     }
+
+    /// Asks the broker to delete what would be left over.
+    pub(super) fn ask_left_over(&mut self) {
+        let Some(session) = &self.session else { return };
+        for step in session.left_over() {
+            let (role, method) = session.method(step, self.config.exchange.as_short());
+            self.broker.request(role, method, Awaited::Step(step));
+        }
+    }
 }

@@ -63,8 +63,6 @@ impl Level {
 /// One of the client's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueueId {
-    /// Holds nothing. Whoever takes the client id over deletes it, and the broker tells its consumer.
-    Lock,
     /// Of all subscriptions of a level.
     Level(Level),
     /// Of a `$share` group and filter, whose other members consume it too.
@@ -100,7 +98,6 @@ pub(super) struct Queues {
     /// Of a session that is kept, in ms.
     expires: Option<i64>,
     qos0_max_length: i64,
-    lock: Progress,
     levels: [Progress; 2],
     shared: Vec<Shared>,
 }
@@ -112,7 +109,6 @@ impl Queues {
             is_clean,
             expires: config.subscription_ttl.map(|ttl| ttl.as_millis() as i64),
             qos0_max_length: i64::from(config.qos0_max_length),
-            lock: Progress::default(),
             levels: Default::default(),
             shared: Vec::new(),
         }
@@ -151,7 +147,6 @@ impl Queues {
     /// The level at which messages come from a queue.
     pub(super) fn level(&self, queue: QueueId) -> Level {
         match queue {
-            QueueId::Lock => Level::Zero,
             QueueId::Level(level) => level,
             QueueId::Shared(number) => {
                 self.shared.get(usize::from(number)).map_or(Level::Zero, |shared| shared.level)
@@ -176,7 +171,6 @@ impl Queues {
 
     pub(super) fn progress(&self, queue: QueueId) -> Progress {
         match queue {
-            QueueId::Lock => self.lock,
             QueueId::Level(level) => *level.of(&self.levels),
             QueueId::Shared(number) => {
                 self.shared.get(usize::from(number)).map_or_else(Progress::default, |shared| shared.progress)
@@ -186,7 +180,6 @@ impl Queues {
 
     pub(super) fn progress_mut(&mut self, queue: QueueId) -> Option<&mut Progress> {
         match queue {
-            QueueId::Lock => Some(&mut self.lock),
             QueueId::Level(level) => Some(level.of_mut(&mut self.levels)),
             QueueId::Shared(number) => {
                 self.shared.get_mut(usize::from(number)).map(|shared| &mut shared.progress)
@@ -197,12 +190,11 @@ impl Queues {
     /// Whether a consumer would be lost with their channel.
     pub(super) fn is_consuming(&self) -> bool {
         let shared = self.shared.iter().map(|shared| &shared.progress);
-        self.levels.iter().chain([&self.lock]).chain(shared).any(|progress| progress.consumed == Stage::Yes)
+        self.levels.iter().chain(shared).any(|progress| progress.consumed == Stage::Yes)
     }
 
     pub(super) fn name(&self, queue: QueueId) -> ShortStr<'_> {
         match queue {
-            QueueId::Lock => self.names.lock.as_short(),
             QueueId::Level(level) => level.of(&self.names.qos).as_short(),
             QueueId::Shared(number) => {
                 self.shared.get(usize::from(number)).map_or(ShortStr::EMPTY, |shared| shared.name.as_short())
@@ -211,10 +203,8 @@ impl Queues {
     }
 
     fn consumer_tag(&self, queue: QueueId) -> ShortStr<'_> {
-        const LOCK: ShortStr<'static> = ShortStr::literal("lock");
         const LEVELS: [ShortStr<'static>; 2] = [ShortStr::literal("qos0"), ShortStr::literal("qos1")];
         match queue {
-            QueueId::Lock => LOCK,
             QueueId::Level(level) => *level.of(&LEVELS),
             QueueId::Shared(number) => self
                 .shared
@@ -230,7 +220,7 @@ impl Queues {
 
     /// All queues there may be.
     pub(super) fn all(&self) -> impl Iterator<Item = QueueId> + use<> {
-        let own = [QueueId::Lock, QueueId::Level(Level::Zero), QueueId::Level(Level::One)];
+        let own = Level::ALL.map(QueueId::Level);
         own.into_iter().chain((0..self.shared.len() as u16).map(QueueId::Shared))
     }
 
@@ -241,7 +231,6 @@ impl Queues {
         match queue {
             // Gone with its consumer, and deletable by a newcomer even when the consumer's host is dead, as an exclusive queue
             // is not.
-            QueueId::Lock => (flags.auto_delete, arguments.expires) = (true, Some(UNCONSUMED_EXPIRES_MS)),
             QueueId::Level(_) if self.is_clean => {
                 (flags.auto_delete, arguments.expires) = (true, Some(UNCONSUMED_EXPIRES_MS));
             }
@@ -275,7 +264,6 @@ impl Queues {
             consumer_tag: self.consumer_tag(queue),
             no_ack: self.level(queue) == Level::Zero,
             exclusive: match queue {
-                QueueId::Lock => true,
                 QueueId::Level(_) => self.is_clean,
                 QueueId::Shared(_) => false,
             },

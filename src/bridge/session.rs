@@ -1,10 +1,10 @@
 //! The client's session at the broker, as steps: how it comes to exist at login, and what its subscriptions ask.
 //!
 //! ```text
-//!             lock                       clean                  persistent
-//!  login      delete, declare, consume   delete qos0, qos1      look for qos1: the session if there is one, else declare it;
-//!                                                               look for qos0
-//!  SUBSCRIBE                             declare, consume, bind declare, consume, bind
+//!             clean                    persistent
+//!  login      the lock                 the lock
+//!             delete qos0, qos1        look for qos1: the session if there is one, else declare it; look for qos0
+//!  SUBSCRIBE  declare, consume, bind   declare, consume, bind
 //! ```
 //!
 //! Up to [`WINDOW`] steps are asked at once. When the broker refuses one it closes the channel and looks at none of those
@@ -13,9 +13,10 @@
 use std::collections::VecDeque;
 
 use super::channel::Role;
+use super::lock::{self, Lock, Outcome};
 use super::queues::{Level, Progress, QueueId, Queues, Stage};
 use super::subscribe::{Answer, EntryRef, Subscriptions};
-use crate::amqp::reply_code::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED};
+use crate::amqp::reply_code::{NOT_FOUND, PRECONDITION_FAILED};
 use crate::amqp::{ClientMethod, MethodId, ShortStr};
 use crate::config::Config;
 use crate::error::Error;
@@ -24,12 +25,10 @@ use crate::names::QueueNames;
 /// The most steps that are asked at once: enough to hide the round trip, and all that a refusal costs.
 const WINDOW: usize = 32;
 
-/// How often the lock is asked for. It is refused when two connections want it at the same moment.
-const LOCK_ATTEMPTS: u8 = 5;
-
 /// One request to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    Lock(lock::Step),
     Delete(QueueId),
     /// Whether there is such a queue: a passive declare.
     Check(QueueId),
@@ -49,33 +48,28 @@ pub(super) struct Refused<'a> {
 }
 
 pub(super) struct Session {
+    lock: Lock,
     queues: Queues,
     pub(super) subscriptions: Subscriptions,
     is_clean: bool,
     is_present: bool,
     /// CONNACK is given: messages may come.
     is_started: bool,
-    login: Login,
-    lock_attempts: u8,
+    /// Which of its queues are not settled yet.
+    unsettled: [bool; 2],
     /// Steps to be asked, in order.
     waiting: VecDeque<Step>,
     /// Steps that are asked and not answered.
     asked: usize,
 }
 
-/// What CONNACK waits for.
-struct Login {
-    lock: bool,
-    levels: [bool; 2],
-}
-
 impl Session {
     /// The session of a client that has been admitted; `has_own_id` unless its id was made for it and so nobody else's.
     pub(super) fn new(names: QueueNames, has_own_id: bool, is_clean: bool, config: &Config) -> Self {
-        let (lock, zero, one) = (QueueId::Lock, QueueId::Level(Level::Zero), QueueId::Level(Level::One));
+        let (zero, one) = (QueueId::Level(Level::Zero), QueueId::Level(Level::One));
         let mut waiting = VecDeque::new();
         if has_own_id {
-            waiting.extend([Step::Delete(lock), Step::Declare(lock), Step::Consume(lock)]);
+            waiting.extend(lock::Step::ALL.map(Step::Lock));
         }
         match is_clean {
             // What a connection before left, or still holds: it is told by basic.cancel that its queues are gone.
@@ -84,13 +78,13 @@ impl Session {
             false => waiting.extend([Step::Check(one), Step::Declare(one), Step::Check(zero)]),
         }
         Self {
+            lock: Lock::new(names.lock.clone(), names.lock_mark, has_own_id),
             queues: Queues::new(names, is_clean, config),
             subscriptions: Subscriptions::default(),
             is_clean,
             is_present: false,
             is_started: false,
-            login: Login { lock: has_own_id, levels: [has_own_id || !is_clean; 2] },
-            lock_attempts: LOCK_ATTEMPTS,
+            unsettled: [has_own_id || !is_clean; 2],
             waiting,
             asked: 0,
         }
@@ -98,11 +92,11 @@ impl Session {
 
     /// Whether CONNACK may go out, and new subscriptions be planned.
     pub(super) const fn is_established(&self) -> bool {
-        !self.login.lock && self.has_its_queues()
+        !self.lock.is_pending() && self.has_its_queues()
     }
 
     const fn has_its_queues(&self) -> bool {
-        matches!(self.login.levels, [false, false])
+        matches!(self.unsettled, [false, false])
     }
 
     /// Whether the broker has kept the session for the client. [MQTT-3.2.2-2]
@@ -136,9 +130,7 @@ impl Session {
 
     fn matters(&self, step: Step) -> bool {
         match step {
-            Step::Delete(QueueId::Lock) | Step::Declare(QueueId::Lock) | Step::Consume(QueueId::Lock) => {
-                self.login.lock
-            }
+            Step::Lock(_) => self.lock.is_pending(),
             Step::Delete(queue @ QueueId::Shared(_)) | Step::Check(queue @ QueueId::Shared(_)) => {
                 self.queues.progress(queue).declared == Stage::No
             }
@@ -153,6 +145,7 @@ impl Session {
     pub(super) fn method<'a>(&'a self, step: Step, exchange: ShortStr<'a>) -> (Role, ClientMethod<'a>) {
         let routing_key = |at| self.subscriptions.key(at).unwrap_or(ShortStr::EMPTY);
         let method = match step {
+            Step::Lock(step) => self.lock.method(step),
             Step::Delete(queue) => self.queues.delete(queue),
             Step::Check(queue) => self.queues.check(queue),
             Step::Declare(queue) => self.queues.declare(queue),
@@ -170,19 +163,20 @@ impl Session {
             },
         };
         // The lock is taken before anything else is consumed, and all on one channel, so that it takes one flight.
-        let on_consumers_channel = matches!(
-            step,
-            Step::Consume(_) | Step::Cancel(..) | Step::Delete(QueueId::Lock) | Step::Declare(QueueId::Lock)
-        );
+        let on_consumers_channel = matches!(step, Step::Lock(_) | Step::Consume(_) | Step::Cancel(..));
         (if on_consumers_channel { Role::Consume } else { Role::Topology }, method)
     }
 
     /// The broker did a step; a queue that was declared or looked for has so many consumers.
-    pub(super) fn done(&mut self, step: Step, consumers: u32) {
+    ///
+    /// # Errors
+    /// When the client cannot go on.
+    pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<(), Error> {
         self.asked = self.asked.saturating_sub(1);
         match step {
+            Step::Lock(step) => self.lock.done(step, consumers)?,
             Step::Delete(QueueId::Level(level)) => self.deleted(level),
-            Step::Delete(_) | Step::Declare(QueueId::Lock) | Step::Check(QueueId::Lock) => {}
+            Step::Delete(QueueId::Shared(_)) => {}
             // The declare behind it tells whether it is a session's.
             Step::Check(QueueId::Level(Level::One)) => self.is_present = true,
             Step::Check(queue @ QueueId::Level(Level::Zero)) => {
@@ -207,12 +201,9 @@ impl Session {
             }
             Step::Consume(queue) => {
                 if let Some(progress) = self.queues.progress_mut(queue)
-                    && (progress.consumed == Stage::Asked || queue == QueueId::Lock)
+                    && progress.consumed == Stage::Asked
                 {
                     progress.consumed = Stage::Yes;
-                }
-                if queue == QueueId::Lock {
-                    self.login.lock = false;
                 }
             }
             Step::Cancel(at, queue) => {
@@ -221,6 +212,7 @@ impl Session {
             }
             Step::Bind(at, _) | Step::Unbind(at, _) => self.subscriptions.settle_step(at),
         }
+        Ok(())
     }
 
     fn declared(&mut self, queue: QueueId) {
@@ -249,7 +241,7 @@ impl Session {
     }
 
     const fn settled(&mut self, level: Level) {
-        *level.of_mut(&mut self.login.levels) = false;
+        *level.of_mut(&mut self.unsettled) = false;
     }
 
     /// The broker refused a step and closed its channel, without looking at `behind` it: those are asked again.
@@ -266,20 +258,15 @@ impl Session {
         self.asked = self.asked.saturating_sub(1);
         let fatal = Err(Error::BrokerClosed { code: why.code, method: why.method });
         match step {
-            Step::Delete(QueueId::Lock) | Step::Declare(QueueId::Lock) | Step::Consume(QueueId::Lock) => {
-                match self.lock_attempts.checked_sub(1) {
-                    // Another newcomer was faster. It is the older one now.
-                    Some(left) if matches!(step, Step::Consume(_)) => {
-                        self.lock_attempts = left;
-                        for step in [Step::Consume, Step::Declare, Step::Delete] {
-                            self.waiting.push_front(step(QueueId::Lock));
-                        }
+            Step::Lock(step) => match self.lock.refused(step, why, self.is_clean)? {
+                Outcome::Forgone => {}
+                Outcome::Again => {
+                    self.waiting.retain(|step| !matches!(step, Step::Lock(_)));
+                    for step in lock::Step::ALL.into_iter().rev() {
+                        self.waiting.push_front(Step::Lock(step));
                     }
-                    // A user who may have no queues can publish all the same, as with RabbitMQ's plugin.
-                    _ if self.is_clean && why.code == ACCESS_REFUSED => self.login.lock = false,
-                    _ => return fatal,
                 }
-            }
+            },
             // Nothing the user could have left, or the broker will say of the declare what stands against it.
             Step::Delete(QueueId::Level(level)) => self.deleted(level),
             Step::Check(QueueId::Level(Level::One)) if why.code == NOT_FOUND => {
@@ -300,14 +287,18 @@ impl Session {
                     _ => return fatal,
                 }
             }
-            Step::Declare(queue @ (QueueId::Level(_) | QueueId::Shared(_)))
-                if why.code == PRECONDITION_FAILED && !self.is_clean =>
+            // A clean session's own was deleted first, so that one is somebody else's.
+            Step::Declare(queue)
+                if why.code == PRECONDITION_FAILED
+                    && !(self.is_clean && matches!(queue, QueueId::Level(_))) =>
             {
                 self.declared(queue);
             }
             // Should there be a queue, nobody will have what it holds; it expires.
             Step::Declare(queue) | Step::Consume(queue) => {
-                if matches!(step, Step::Consume(_)) && (!self.is_clean || self.queues.is_consuming()) {
+                if matches!(step, Step::Consume(_))
+                    && (!self.is_clean || self.lock.is_consumed() || self.queues.is_consuming())
+                {
                     // The other consumers are gone with the channel.
                     return fatal;
                 }
@@ -319,7 +310,7 @@ impl Session {
             Step::Bind(at, _) => self.subscriptions.refuse(at),
             // It was not bound or consumed, or stays so: the client hears no more of it either way.
             Step::Unbind(at, _) | Step::Cancel(at, _) => self.subscriptions.settle_step(at),
-            Step::Delete(QueueId::Shared(_)) | Step::Check(QueueId::Lock | QueueId::Shared(_)) => {}
+            Step::Delete(QueueId::Shared(_)) | Step::Check(QueueId::Shared(_)) => {}
         }
         Ok(())
     }
@@ -347,6 +338,20 @@ impl Session {
         self.subscriptions.take_answer(&self.queues)
     }
 
+    /// The queues that would be left over if the connection ended now: they go with their consumer, and it has not come.
+    pub(super) fn left_over(&self) -> impl Iterator<Item = Step> {
+        Level::ALL.map(QueueId::Level).into_iter().filter_map(|queue| {
+            let progress = self.queues.progress(queue);
+            let is_orphan = progress.declared != Stage::No && progress.consumed != Stage::Yes;
+            (self.is_clean && is_orphan).then_some(Step::Delete(queue))
+        })
+    }
+
+    /// What it means that a consumer of ours is cancelled.
+    pub(super) fn cancelled(&self, consumer_tag: &[u8]) -> Error {
+        if consumer_tag == lock::CONSUMER_TAG.as_bytes() { Error::TakenOver } else { Error::QueueDeleted }
+    }
+
     /// The queue of a consumer.
     pub(super) fn consumed_queue(&self, consumer_tag: &[u8]) -> Option<QueueId> {
         self.queues.by_consumer_tag(consumer_tag)
@@ -366,7 +371,10 @@ impl Session {
         is_ordinary
             || match self.queues.shared_key(queue) {
                 Some(binding_key) => binding_key.first() == Some(&b'$'),
-                None => self.is_present || self.subscriptions.names_dollar_topic(routing_key),
+                None => {
+                    self.is_present
+                        || self.subscriptions.names_dollar_topic(self.queues.level(queue), routing_key)
+                }
             }
     }
 }

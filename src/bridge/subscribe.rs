@@ -45,7 +45,7 @@ pub(super) struct Subscriptions {
     /// Filters in `packets`.
     filters: usize,
     /// Binding keys, starting with `$`, of filters that this connection subscribed to.
-    dollar_filters: Vec<Box<[u8]>>,
+    dollar_filters: Vec<(Box<[u8]>, Level)>,
 }
 
 struct Packet {
@@ -106,7 +106,7 @@ impl Subscriptions {
                     (Some(_), true) => plan.join(),
                     (Some(_), false) => plan.leave(),
                 }
-                note_dollar_filter(&mut self.dollar_filters, &entry.filter, packet.is_subscribe);
+                note_dollar_filter(&mut self.dollar_filters, entry, packet.is_subscribe);
             }
         }
         self.planned = self.packets.len();
@@ -155,10 +155,10 @@ impl Subscriptions {
         })
     }
 
-    /// Whether a topic that starts with `$` was subscribed to by a filter that does.
-    pub(super) fn names_dollar_topic(&self, routing_key: &[u8]) -> bool {
-        self.dollar_filters.len() >= MAX_DOLLAR_FILTERS
-            || self.dollar_filters.iter().any(|binding_key| topic::matches(binding_key, routing_key))
+    /// Whether a topic that starts with `$` was subscribed to at this level by a filter that does.
+    pub(super) fn names_dollar_topic(&self, level: Level, routing_key: &[u8]) -> bool {
+        let is_named = |(key, at): &(Box<[u8]>, Level)| *at == level && topic::matches(key, routing_key);
+        self.dollar_filters.len() >= MAX_DOLLAR_FILTERS || self.dollar_filters.iter().any(is_named)
     }
 
     fn entry(&mut self, at: EntryRef) -> Option<&mut Entry> {
@@ -268,13 +268,14 @@ impl Entry {
     }
 }
 
-fn note_dollar_filter(known: &mut Vec<Box<[u8]>>, filter: &Filter, is_subscribe: bool) {
-    if filter.group.is_some() || filter.binding_key.first() != Some(&b'$') {
+fn note_dollar_filter(known: &mut Vec<(Box<[u8]>, Level)>, entry: &Entry, is_subscribe: bool) {
+    let Filter { binding_key, group } = &entry.filter;
+    if group.is_some() || binding_key.first() != Some(&b'$') {
         return;
     }
-    match known.iter().position(|key| *key == filter.binding_key) {
-        Some(at) if !is_subscribe => drop(known.swap_remove(at)),
-        None if is_subscribe && known.len() < MAX_DOLLAR_FILTERS => known.push(filter.binding_key.clone()),
-        Some(_) | None => {}
+    // Another QoS replaces the one before.
+    known.retain(|(key, _)| key != binding_key);
+    if is_subscribe && known.len() < MAX_DOLLAR_FILTERS {
+        known.push((binding_key.clone(), entry.level));
     }
 }

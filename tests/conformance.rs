@@ -127,6 +127,7 @@ fn mqtt_3_1_3_6__an_empty_client_id_is_given_one() {
         assert!(properties.inner().get("client_id").is_some());
         t.reply(CONNECTION, start("RabbitMQ", "4.1.0", "PLAIN"));
         t.reply(CONNECTION, tune(0, 0, 0));
+        // No other connection can have this id: nobody's queues are in the way.
         t.reply(CONNECTION, open_ok());
         t.hears(connack(0));
     });
@@ -263,7 +264,7 @@ fn mqtt_3_8_4_3__the_same_filter_replaces_the_subscription() {
         t.log_in();
         t.subscribe(0);
         t.client(subscribe(2, &[("#", 1)]));
-        t.expect_all(TOPOLOGY, [delete(1), declare(1), bind(1, "#"), unbind(0, "#")]);
+        t.expect_all(TOPOLOGY, [declare(1), bind(1, "#"), unbind(0, "#")]);
     });
 }
 
@@ -272,7 +273,7 @@ fn mqtt_3_8_4_4__several_filters_are_as_several_packets() {
     both(|t| {
         t.log_in();
         t.client(subscribe(1, &[("a", 0), ("b", 0)]));
-        t.expect_all(TOPOLOGY, [channel_open(), delete(0), declare(0), bind(0, "a"), bind(0, "b")]);
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "a"), bind(0, "b")]);
     });
 }
 
@@ -362,9 +363,9 @@ fn mqtt_4_3_3_2__no_duplicate_reaches_the_broker_until_pubrel() {
         t.agree();
         t.hears(pubrec(7));
         t.client(publish_flags(0x0c, 7, "a", b"x"));
-        t.expect(CONFIRM, flow(true));
+        t.expect(TOPOLOGY, flow(true));
         t.expect_silence();
-        t.reply(CONFIRM, flow_ok(true));
+        t.reply(TOPOLOGY, flow_ok(true));
         t.hears(pubrec(7));
         t.client(pubrel(7));
         t.agree();

@@ -30,7 +30,8 @@ const CONVERSATIONS: [Conversation; 3] = [
         t.greet("RabbitMQ", "3.10.8");
         t.reply(CONNECTION, open_ok());
         t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, true)]);
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(1)]);
+        t.grant_session();
+        t.reply(TOPOLOGY, declare_ok(1));
         t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));
         t.client(PINGREQ);
         t.broker(scripted_broker::heartbeat());

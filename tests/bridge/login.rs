@@ -23,8 +23,9 @@ fn one_flight_all_written_before_the_broker_has_said_a_word() {
         assert_eq!(start_ok.response.as_bytes(), b"\0u\0p");
         let name = start_ok.client_properties.inner().get("connection_name").unwrap();
         assert_eq!(*name, AMQPValue::LongString("c".into()));
-        t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
-        t.expect_all(TOPOLOGY, [channel_open(), delete(0), declare(0), bind(0, "a.b")]);
+        t.expect_all(CONNECTION, [tune_ok(131_072, 30), open("/")]);
+        t.expect_session();
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "a.b")]);
         t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
         t.expect_publish(CONFIRM, "x.y", b"hi");
         t.expect_silence();
@@ -32,6 +33,8 @@ fn one_flight_all_written_before_the_broker_has_said_a_word() {
         t.greet("RabbitMQ", "4.1.0");
         t.hears_nothing();
         t.reply(CONNECTION, open_ok());
+        t.hears_nothing();
+        t.grant_session();
         t.hears(connack(0));
         t.expect_silence();
         assert_eq!(t.counter("connack.accepted"), 1);
@@ -51,10 +54,12 @@ fn sequential_login_holds_what_comes_behind_it() {
         t.expect_all(CONNECTION, [tune_ok(8192, 30), open("/")]);
         t.expect_silence();
         t.reply(CONNECTION, open_ok());
-        t.hears(connack(0));
+        t.expect_session();
         t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, "x", &[7; 9000]);
         t.expect_silence();
+        t.grant_session();
+        t.hears(connack(0));
     });
 }
 
@@ -62,7 +67,9 @@ fn sequential_login_holds_what_comes_behind_it() {
 fn a_sequential_login_holds_so_much_and_no_more() {
     both(r#"{"login": "sequential", "max_packet_size_unauthenticated": 5000}"#, |t| {
         t.client(connect("c"));
-        t.client(publish(0, 0, "x", &[7; 6000]));
+        t.client_at_once(publish(0, 0, "x", &[7; 9_000]));
+        assert_eq!(t.counter("closed.limit"), 0);
+        t.client_at_once(publish(0, 0, "x", &[7; 1_000]));
         assert_eq!(t.counter("closed.limit"), 1);
         t.advance(10_100);
         t.closes();
@@ -209,7 +216,7 @@ fn the_user_name_may_name_the_virtual_host() {
             t.client(connect_with(0xc2, 0, &["c", user, "p"]));
             t.expect_protocol_header();
             assert_eq!(t.expect_start_ok().response.as_bytes(), sasl.as_bytes());
-            t.expect_all(CONNECTION, [tune_ok(131_072, 0), open(vhost)]);
+            t.expect_all(CONNECTION, [tune_ok(131_072, 30), open(vhost)]);
         });
     }
 }

@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use crate::both;
+use amq_protocol::frame::AMQPFrame;
 use support::{methods::*, packets::*};
 
 #[test]
@@ -8,19 +9,16 @@ fn declared_and_bound_then_consumed_then_suback() {
     both("{}", |t| {
         t.log_in();
         t.client(subscribe(5, &[("a/+/b", 0), ("x/#", 1)]));
-        t.expect_all(
-            TOPOLOGY,
-            [channel_open(), delete(0), declare(0), bind(0, "a.*.b"), delete(1), declare(1), bind(1, "x.#")],
-        );
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "a.*.b"), declare(1), bind(1, "x.#")]);
         // Should the filter be among those of the other queue.
         t.expect(TOPOLOGY, unbind(0, "x.#"));
         t.expect_silence();
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(0)]);
-        t.expect_all(CONSUME, [channel_open(), qos(10), consume(0)]);
-        t.replies(TOPOLOGY, [bind_ok(), delete_ok(), declare_ok(1), bind_ok(), unbind_ok()]);
+        t.reply(TOPOLOGY, declare_ok(0));
+        t.expect(CONSUME, consume(0));
+        t.replies(TOPOLOGY, [bind_ok(), declare_ok(1), bind_ok(), unbind_ok()]);
         t.expect(CONSUME, consume(1));
         t.expect_silence();
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.reply(CONSUME, consume_ok(0));
         t.hears_nothing();
         t.reply(CONSUME, consume_ok(1));
         t.hears(suback(5, &[0, 1]));
@@ -38,8 +36,8 @@ fn suback_waits_for_the_bindings_too() {
     both("{}", |t| {
         t.log_in();
         t.client(subscribe(5, &[("a", 0)]));
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(0)]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.reply(TOPOLOGY, declare_ok(0));
+        t.reply(CONSUME, consume_ok(0));
         t.hears_nothing();
         t.reply(TOPOLOGY, bind_ok());
         t.hears(suback(5, &[0]));
@@ -64,21 +62,10 @@ fn one_filter_refused_by_the_broker_and_the_others_asked_again() {
         t.log_in();
         t.client(subscribe(5, &[("a", 0), ("secret", 0), ("b", 0)]));
         t.client(unsubscribe(6, &["z"]));
-        t.expect_all(
-            TOPOLOGY,
-            [
-                channel_open(),
-                delete(0),
-                declare(0),
-                bind(0, "a"),
-                bind(0, "secret"),
-                bind(0, "b"),
-                unbind(0, "z"),
-            ],
-        );
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(0), bind_ok()]);
-        t.expect_all(CONSUME, [channel_open(), qos(10), consume(0)]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "a"), bind(0, "secret"), bind(0, "b"), unbind(0, "z")]);
+        t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
+        t.expect(CONSUME, consume(0));
+        t.reply(CONSUME, consume_ok(0));
         t.hears_nothing();
         t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));
         t.expect_all(TOPOLOGY, [channel_close_ok(), channel_open(), bind(0, "b"), unbind(0, "z")]);
@@ -96,8 +83,8 @@ fn each_filter_may_be_refused() {
     both("{}", |t| {
         t.log_in();
         t.client(subscribe(5, &[("a", 0), ("b", 0)]));
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(0)]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.reply(TOPOLOGY, declare_ok(0));
+        t.reply(CONSUME, consume_ok(0));
         t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));
         t.reply(TOPOLOGY, channel_open_ok());
         t.hears_nothing();
@@ -112,15 +99,15 @@ fn a_refused_queue_is_the_refusal_of_all_its_filters_and_asked_for_again() {
     both("{}", |t| {
         t.log_in();
         t.client(subscribe(5, &[("a", 0), ("b", 1), ("c", 1)]));
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(0), bind_ok(), delete_ok()]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), consume_ok(0)]);
+        t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
+        t.reply(CONSUME, consume_ok(0));
         t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 10)));
         t.hears(suback(5, &[0, 0x80, 0x80]));
         while t.broker.next_frame().is_some() {}
         t.client(subscribe(6, &[("b", 1)]));
         // A channel again, since nothing was left to ask on the closed one.
-        t.expect_all(TOPOLOGY, [channel_open(), delete(1), declare(1), bind(1, "b"), unbind(0, "b")]);
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(1), bind_ok(), unbind_ok()]);
+        t.expect_all(TOPOLOGY, [channel_open(), declare(1), bind(1, "b"), unbind(0, "b")]);
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(1), bind_ok(), unbind_ok()]);
         t.expect(CONSUME, consume(1));
         t.reply(CONSUME, consume_ok(1));
         t.hears(suback(6, &[1]));
@@ -131,13 +118,31 @@ fn a_refused_queue_is_the_refusal_of_all_its_filters_and_asked_for_again() {
 #[test]
 fn a_refused_consumer_is_the_refusal_of_its_filters() {
     both("{}", |t| {
-        t.log_in();
+        // Without an id of its own: there is no lock to be lost.
+        t.client(connect(""));
+        t.agree();
+        t.hears(connack(0));
         t.client(subscribe(5, &[("a", 0)]));
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(0), bind_ok()]);
+        t.replies(TOPOLOGY, [channel_open_ok(), declare_ok(0), bind_ok()]);
         t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
         t.reply(CONSUME, channel_close(403, "ACCESS_REFUSED", (60, 20)));
         t.hears(suback(5, &[0x80]));
         t.stays_open();
+    });
+}
+
+#[test]
+fn a_refused_consumer_that_takes_the_lock_with_it_ends_the_connection() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(subscribe(5, &[("a", 0)]));
+        t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
+        t.reply(CONSUME, channel_close(403, "ACCESS_REFUSED", (60, 20)));
+        t.hears_nothing();
+        while t.broker.next_frame().is_some_and(|frame| frame != AMQPFrame::Method(CONNECTION, goodbye())) {}
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        assert_eq!(t.counter("closed.broker_closed"), 1);
     });
 }
 
@@ -179,10 +184,10 @@ fn a_filter_that_cannot_be_is_refused_without_asking() {
         t.log_in();
         t.client(subscribe(5, &[("a+", 0), ("#b", 1), ("a/b#", 2), (&long, 0)]));
         // A round trip to ride on, and nothing else.
-        t.expect_all(TOPOLOGY, [channel_open(), flow(true)]);
+        t.expect(TOPOLOGY, flow(true));
         t.expect_silence();
         t.hears_nothing();
-        t.reply(TOPOLOGY, channel_open_ok());
+        t.reply(TOPOLOGY, flow_ok(true));
         t.hears(suback(5, &[0x80; 4]));
     });
 }
@@ -192,8 +197,8 @@ fn unsubscribe_unbinds_every_queue_there_is() {
     both("{}", |t| {
         t.log_in();
         t.client(unsubscribe(1, &["a"]));
-        t.expect_all(TOPOLOGY, [channel_open(), flow(true)]);
-        t.replies(TOPOLOGY, [channel_open_ok(), flow_ok(true)]);
+        t.expect(TOPOLOGY, flow(true));
+        t.reply(TOPOLOGY, flow_ok(true));
         t.hears(unsuback(1));
         t.client(subscribe(2, &[("a", 0), ("b", 1)]));
         t.agree();
@@ -211,11 +216,11 @@ fn unsubscribe_unbinds_every_queue_there_is() {
 #[test]
 fn prefetch_is_basic_qos() {
     both(r#"{"prefetch": 3}"#, |t| {
-        t.log_in();
-        t.client(subscribe(5, &[("a", 1)]));
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), declare_ok(1)]);
-        t.expect_all(TOPOLOGY, [channel_open(), delete(1), declare(1), bind(1, "a")]);
-        t.expect_all(CONSUME, [channel_open(), qos(3), consume(1)]);
+        t.client(connect("c"));
+        t.expect_protocol_header();
+        t.expect_start_ok();
+        t.expect_all(CONNECTION, [tune_ok(131_072, 30), open("/")]);
+        t.expect_all(CONSUME, [channel_open(), qos(3)]);
     });
 }
 

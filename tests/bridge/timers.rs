@@ -4,6 +4,8 @@ use crate::both;
 use amq_protocol::frame::AMQPFrame;
 use support::{methods::*, packets::*, scripted_broker};
 
+const NO_HEARTBEAT: &str = r#"{"heartbeat": 0}"#;
+
 #[test]
 fn a_client_that_says_nothing_has_the_login_timeout() {
     both(r#"{"login_timeout": 2000}"#, |t| {
@@ -33,7 +35,7 @@ fn a_broker_that_says_nothing_has_it_too() {
 
 #[test]
 fn keep_alive_is_one_and_a_half_times() {
-    both("{}", |t| {
+    both(NO_HEARTBEAT, |t| {
         t.client(connect_with(0x02, 10, &["c"]));
         t.agree();
         t.hears(connack(0));
@@ -53,7 +55,7 @@ fn keep_alive_is_one_and_a_half_times() {
 /// What the broker sends does not keep a client alive.
 #[test]
 fn deliveries_do_not_count_for_keep_alive() {
-    both("{}", |t| {
+    both(NO_HEARTBEAT, |t| {
         t.client(connect_with(0x02, 10, &["c"]));
         t.agree();
         t.client(subscribe(1, &[("#", 0)]));
@@ -69,7 +71,7 @@ fn deliveries_do_not_count_for_keep_alive() {
 
 #[test]
 fn no_keep_alive_is_for_ever() {
-    both("{}", |t| {
+    both(NO_HEARTBEAT, |t| {
         t.client(connect_with(0x02, 0, &["c"]));
         t.agree();
         t.advance(200_000);
@@ -80,7 +82,7 @@ fn no_keep_alive_is_for_ever() {
 
 #[test]
 fn a_blocked_broker_suspends_keep_alive() {
-    both("{}", |t| {
+    both(NO_HEARTBEAT, |t| {
         t.client(connect_with(0x02, 10, &["c"]));
         t.agree();
         t.hears(connack(0));

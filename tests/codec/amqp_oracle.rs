@@ -1,10 +1,11 @@
 //! `amq-protocol`, an independent implementation of AMQP 0-9-1, reads what we write, and we read what it writes.
 
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
-use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, queue};
+use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx};
 use amq_protocol::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 use leveret::amqp::{
-    self, ClientMethod, MethodId, MqttHeaders, Properties, QueueFlags, ShortStr, Table, Value,
+    self, ClientMethod, DeadLetter, MethodId, MqttHeaders, Properties, QueueArguments, QueueFlags, ShortStr,
+    Table, Value,
 };
 
 use crate::transcript::{Amqp, Line, listen};
@@ -142,14 +143,11 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
             })),
         ),
         (
-            ClientMethod::QueueDelete { queue },
-            C::Queue(queue::AMQPMethod::Delete(queue::Delete {
-                queue: "q".into(),
-                if_unused: false,
-                if_empty: false,
-                nowait: false,
-            })),
+            ClientMethod::BasicCancel { consumer_tag: short("qos1") },
+            C::Basic(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: "qos1".into(), nowait: false })),
         ),
+        (ClientMethod::TxSelect, C::Tx(tx::AMQPMethod::Select(tx::Select {}))),
+        (ClientMethod::TxCommit, C::Tx(tx::AMQPMethod::Commit(tx::Commit {}))),
         (
             ClientMethod::BasicAck { delivery_tag: u64::MAX },
             C::Basic(basic::AMQPMethod::Ack(basic::Ack { delivery_tag: u64::MAX, multiple: false })),
@@ -165,24 +163,35 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
             C::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active })),
         ));
     }
-    for no_ack in [false, true] {
+    for if_unused in [false, true] {
         methods.push((
-            ClientMethod::BasicConsume { queue, consumer_tag: short("qos1"), no_ack },
+            ClientMethod::QueueDelete { queue, if_unused },
+            C::Queue(queue::AMQPMethod::Delete(queue::Delete {
+                queue: "q".into(),
+                if_unused,
+                if_empty: false,
+                nowait: false,
+            })),
+        ));
+    }
+    for (no_ack, exclusive) in [(false, false), (false, true), (true, false), (true, true)] {
+        methods.push((
+            ClientMethod::BasicConsume { queue, consumer_tag: short("qos1"), no_ack, exclusive },
             C::Basic(basic::AMQPMethod::Consume(basic::Consume {
                 queue: "q".into(),
                 consumer_tag: "qos1".into(),
                 no_local: false,
                 no_ack,
-                exclusive: true,
+                exclusive,
                 nowait: false,
                 arguments: FieldTable::default(),
             })),
         ));
     }
-    for (n, expires) in (0..16).flat_map(|n| [(n, None), (n, Some(60_000))]) {
+    for (n, (arguments, entries)) in (0..16).flat_map(|n| queue_arguments().map(|it| (n, it))) {
         let QueueFlags { passive, durable, exclusive, auto_delete } = flags(n);
         methods.push((
-            ClientMethod::QueueDeclare { queue, flags: flags(n), expires },
+            ClientMethod::QueueDeclare { queue, flags: flags(n), arguments },
             C::Queue(queue::AMQPMethod::Declare(queue::Declare {
                 queue: "q".into(),
                 passive,
@@ -190,11 +199,39 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
                 exclusive,
                 auto_delete,
                 nowait: false,
-                arguments: table(expires.map(|ms| ("x-expires", AMQPValue::LongLongInt(ms)))),
+                arguments: entries,
             })),
         ));
     }
     methods
+}
+
+/// Arguments of a queue, each alone and all together, beside what they are to be.
+fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 7] {
+    let none = QueueArguments::default();
+    let dead_letter = Some(DeadLetter { exchange: short("amq.topic"), routing_key: short("a.b") });
+    let kind = ("x-queue-type", text("classic"));
+    let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
+    let message_ttl = ("x-message-ttl", AMQPValue::LongLongInt(0));
+    let max_length = ("x-max-length", AMQPValue::LongLongInt(10_000));
+    let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    let dead = [("x-dead-letter-exchange", text("amq.topic")), ("x-dead-letter-routing-key", text("a.b"))];
+    let all = QueueArguments {
+        expires: Some(60_000),
+        message_ttl: Some(0),
+        max_length: Some(10_000),
+        single_active_consumer: true,
+        dead_letter,
+    };
+    [
+        (none, table([kind.clone()])),
+        (QueueArguments { expires: all.expires, ..none }, table([kind.clone(), expires.clone()])),
+        (QueueArguments { message_ttl: all.message_ttl, ..none }, table([kind.clone(), message_ttl.clone()])),
+        (QueueArguments { max_length: all.max_length, ..none }, table([kind.clone(), max_length.clone()])),
+        (QueueArguments { single_active_consumer: true, ..none }, table([kind.clone(), one_active.clone()])),
+        (QueueArguments { dead_letter, ..none }, table([kind.clone()].into_iter().chain(dead.clone()))),
+        (all, table([kind, expires, message_ttl, max_length, one_active].into_iter().chain(dead))),
+    ]
 }
 
 #[test]
@@ -308,7 +345,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
                 message_count: 1,
                 consumer_count: 2,
             })),
-            "queue.declare-ok",
+            "queue.declare-ok consumers=2",
         ),
         (C::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})), "queue.bind-ok"),
         (C::Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})), "queue.unbind-ok"),
@@ -353,6 +390,12 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
             "basic.nack",
         ),
         (C::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {})), "confirm.select-ok"),
+        (
+            C::Basic(basic::AMQPMethod::CancelOk(basic::CancelOk { consumer_tag: "c".into() })),
+            "basic.cancel-ok",
+        ),
+        (C::Tx(tx::AMQPMethod::SelectOk(tx::SelectOk {})), "tx.select-ok"),
+        (C::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {})), "tx.commit-ok"),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! Every AMQP frame, byte by byte, and what a decoder must not take.
 
 use leveret::amqp::{
-    self, ClientMethod, DecodeError, FRAME_OVERHEAD, MAX_COLLECTED, MqttHeaders, Properties, QueueFlags,
-    ShortStr,
+    self, ClientMethod, DeadLetter, DecodeError, FRAME_OVERHEAD, MAX_COLLECTED, MqttHeaders, Properties,
+    QueueArguments, QueueFlags, ShortStr,
 };
 
 use crate::transcript::{Amqp, Line, Transcript, listen, said};
@@ -31,7 +31,7 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
     (b"\x00\x14\x00\x14\x00", "channel.flow false", 5),
     (b"\x00\x14\x00\x15\x01", "channel.flow-ok", 4),
     (b"\x00\x14\x00\x28\x01\x94\x00\x00\x3c\x00\x28", "channel.close 404  (60, 40)", 11),
-    (b"\x00\x32\x00\x0b\x01q\x00\x00\x00\x01\x00\x00\x00\x02", "queue.declare-ok", 4),
+    (b"\x00\x32\x00\x0b\x01q\x00\x00\x00\x01\x00\x00\x00\x02", "queue.declare-ok consumers=2", 14),
     (b"\x00\x32\x00\x15", "queue.bind-ok", 4),
     (b"\x00\x32\x00\x29\x00\x00\x00\x07", "queue.delete-ok", 4),
     (b"\x00\x32\x00\x33", "queue.unbind-ok", 4),
@@ -50,6 +50,9 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
     ),
     (b"\x00\x3c\x00\x78\x00\x00\x00\x00\x00\x00\x00\x01\x00", "basic.nack", 4),
     (b"\x00\x55\x00\x0b", "confirm.select-ok", 4),
+    (b"\x00\x3c\x00\x1f\x05share", "basic.cancel-ok", 4),
+    (b"\x00\x5a\x00\x0b", "tx.select-ok", 4),
+    (b"\x00\x5a\x00\x15", "tx.commit-ok", 4),
 ];
 
 fn end_of(bytes: &[u8]) -> Result<usize, DecodeError> {
@@ -175,6 +178,13 @@ fn frames_to_a_broker() {
     let short = |text: &'static str| ShortStr::new(text.as_bytes()).unwrap();
     let (queue, exchange, routing_key) = (short("q"), short("x"), short("a.b"));
     let flags = QueueFlags { durable: true, exclusive: true, ..QueueFlags::default() };
+    let arguments = QueueArguments {
+        expires: Some(60_000),
+        message_ttl: Some(0),
+        max_length: Some(1),
+        single_active_consumer: true,
+        dead_letter: Some(DeadLetter { exchange, routing_key }),
+    };
     for (method, arguments) in [
         (
             ClientMethod::TuneOk { channel_max: 4, frame_max: 131_072, heartbeat: 60 },
@@ -191,8 +201,15 @@ fn frames_to_a_broker() {
         (ClientMethod::ChannelFlowOk { active: false }, b"\x00\x14\x00\x15\x00"),
         (ClientMethod::ChannelCloseOk, b"\x00\x14\x00\x29"),
         (
-            ClientMethod::QueueDeclare { queue, flags, expires: Some(60_000) },
-            b"\x00\x32\x00\x0a\x00\x00\x01q\x06\x00\x00\x00\x13\x09x-expiresl\x00\x00\x00\x00\x00\x00\xea\x60",
+            ClientMethod::QueueDeclare { queue, flags, arguments },
+            b"\x00\x32\x00\x0a\x00\x00\x01q\x06\x00\x00\x00\xb3\
+              \x0cx-queue-typeS\x00\x00\x00\x07classic\
+              \x09x-expiresl\x00\x00\x00\x00\x00\x00\xea\x60\
+              \x0dx-message-ttll\x00\x00\x00\x00\x00\x00\x00\x00\
+              \x0cx-max-lengthl\x00\x00\x00\x00\x00\x00\x00\x01\
+              \x18x-single-active-consumert\x01\
+              \x16x-dead-letter-exchangeS\x00\x00\x00\x01x\
+              \x19x-dead-letter-routing-keyS\x00\x00\x00\x03a.b",
         ),
         (
             ClientMethod::QueueBind { queue, exchange, routing_key },
@@ -202,21 +219,22 @@ fn frames_to_a_broker() {
             ClientMethod::QueueUnbind { queue, exchange, routing_key },
             b"\x00\x32\x00\x32\x00\x00\x01q\x01x\x03a.b\x00\x00\x00\x00",
         ),
-        (ClientMethod::QueueDelete { queue }, b"\x00\x32\x00\x28\x00\x00\x01q\x00"),
+        (ClientMethod::QueueDelete { queue, if_unused: false }, b"\x00\x32\x00\x28\x00\x00\x01q\x00"),
+        (ClientMethod::QueueDelete { queue, if_unused: true }, b"\x00\x32\x00\x28\x00\x00\x01q\x01"),
         (ClientMethod::BasicQos { prefetch_count: 10 }, b"\x00\x3c\x00\x0a\x00\x00\x00\x00\x00\x0a\x00"),
         (
-            ClientMethod::BasicConsume { queue, consumer_tag: short("c"), no_ack: true },
+            ClientMethod::BasicConsume { queue, consumer_tag: short("c"), no_ack: true, exclusive: true },
             b"\x00\x3c\x00\x14\x00\x00\x01q\x01c\x06\x00\x00\x00\x00",
         ),
-        (
-            ClientMethod::BasicPublish { exchange, routing_key },
-            b"\x00\x3c\x00\x28\x00\x00\x01x\x03a.b\x00",
-        ),
+        (ClientMethod::BasicCancel { consumer_tag: short("c") }, b"\x00\x3c\x00\x1e\x01c\x00"),
+        (ClientMethod::BasicPublish { exchange, routing_key }, b"\x00\x3c\x00\x28\x00\x00\x01x\x03a.b\x00"),
         (
             ClientMethod::BasicAck { delivery_tag: 1 << 40 },
             b"\x00\x3c\x00\x50\x00\x00\x01\x00\x00\x00\x00\x00\x00",
         ),
         (ClientMethod::ConfirmSelect, b"\x00\x55\x00\x0a\x00"),
+        (ClientMethod::TxSelect, b"\x00\x5a\x00\x0a"),
+        (ClientMethod::TxCommit, b"\x00\x5a\x00\x14"),
     ] {
         let mut out = Vec::new();
         method.encode(&mut out, 0x0203);

@@ -195,7 +195,9 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         BrokerMethod::ChannelFlow { active } => format!("channel.flow {active}"),
         BrokerMethod::ChannelFlowOk => "channel.flow-ok".into(),
         BrokerMethod::ChannelClose(r) => format!("channel.close {}", reason(r)),
-        BrokerMethod::QueueDeclareOk => "queue.declare-ok".into(),
+        BrokerMethod::QueueDeclareOk { consumer_count } => {
+            format!("queue.declare-ok consumers={consumer_count}")
+        }
         BrokerMethod::QueueBindOk => "queue.bind-ok".into(),
         BrokerMethod::QueueDeleteOk => "queue.delete-ok".into(),
         BrokerMethod::QueueUnbindOk => "queue.unbind-ok".into(),
@@ -212,5 +214,8 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         }
         BrokerMethod::BasicNack => "basic.nack".into(),
         BrokerMethod::ConfirmSelectOk => "confirm.select-ok".into(),
+        BrokerMethod::BasicCancelOk => "basic.cancel-ok".into(),
+        BrokerMethod::TxSelectOk => "tx.select-ok".into(),
+        BrokerMethod::TxCommitOk => "tx.commit-ok".into(),
     }
 }

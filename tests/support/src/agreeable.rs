@@ -1,6 +1,7 @@
-//! A broker that agrees to everything at once: enough of AMQP 0-9-1 to have a conversation in memory.
+//! A broker that agrees to everything at once: enough of AMQP 0-9-1 to have a conversation in memory. Only looking for a queue
+//! that was not declared is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One connection's broker side.
 #[derive(Default)]
@@ -11,8 +12,14 @@ pub struct Broker {
     confirmed: BTreeMap<u16, u64>,
     /// Bytes still to come of the message under way on each channel.
     body_left: BTreeMap<u16, u64>,
+    queues: BTreeSet<Vec<u8>>,
+    /// Channels that are refused, until that is acknowledged.
+    closing: BTreeSet<u16>,
     consumers: Vec<Consumer>,
     delivered: u64,
+    /// What is published on a channel in tx mode, from the content header on, and how often it was committed.
+    uncommitted: BTreeMap<u16, Vec<u8>>,
+    commits: u64,
     seen: Vec<(u16, u16)>,
     body_bytes: u64,
 }
@@ -20,6 +27,7 @@ pub struct Broker {
 #[derive(Clone)]
 struct Consumer {
     channel: u16,
+    queue: Vec<u8>,
     tag: Vec<u8>,
 }
 
@@ -38,6 +46,10 @@ impl Broker {
             answers.extend(method(0, 10, 30, &[&2047_u16.to_be_bytes()[..], &[0, 2, 0, 0, 0, 0]].concat()));
         }
         while let Some((kind, channel, payload)) = self.next_frame() {
+            if self.uncommitted.contains_key(&channel) && matches!(kind, HEADER | BODY) {
+                self.uncommitted.entry(channel).or_default().extend(frame(kind, channel, &payload));
+                continue;
+            }
             match kind {
                 METHOD => answers.extend(self.answer_method(channel, &payload)),
                 HEADER => answers.extend(self.content(channel, body_size(&payload), 0)),
@@ -48,9 +60,9 @@ impl Broker {
         answers
     }
 
-    /// The first frames of a delivery: all but the body. `None` while nobody consumes.
+    /// The first frames of a delivery: all but the body. `None` while nobody subscribed.
     pub fn deliver(&mut self, routing_key: &str, body_size: u64) -> Option<Vec<u8>> {
-        let Consumer { channel, tag } = self.consumers.first()?.clone();
+        let Consumer { channel, tag, .. } = self.subscriber()?.clone();
         self.delivered += 1;
         let arguments = [
             &short(&tag)[..],
@@ -67,7 +79,12 @@ impl Broker {
 
     /// A piece of a delivery's body, as one frame.
     pub fn body(&self, payload: &[u8]) -> Vec<u8> {
-        frame(BODY, self.consumers.first().map_or(0, |consumer| consumer.channel), payload)
+        frame(BODY, self.subscriber().map_or(0, |consumer| consumer.channel), payload)
+    }
+
+    /// The first consumer of subscriptions: not of the lock, nor of the will.
+    fn subscriber(&self) -> Option<&Consumer> {
+        self.consumers.iter().find(|consumer| consumer.tag.starts_with(b"qos"))
     }
 
     /// Every method that came, by class and number, in order.
@@ -95,28 +112,72 @@ impl Broker {
         let (id, arguments) = payload.split_at(4);
         let id = (u16::from_be_bytes([id[0], id[1]]), u16::from_be_bytes([id[2], id[3]]));
         self.seen.push(id);
+        if self.closing.contains(&channel) {
+            if id == (20, 41) {
+                self.closing.remove(&channel);
+            }
+            return Vec::new();
+        }
         match id {
             (10, 40) => method(channel, 10, 41, &[0]),
             (10, 50) => method(channel, 10, 51, &[]),
             (20, 10) => method(channel, 20, 11, &[0, 0, 0, 0]),
             (20, 20) => method(channel, 20, 21, &arguments[..1]),
-            (50, 40) => method(channel, 50, 41, &[0; 4]),
-            (50, 10) => method(channel, 50, 11, &[&read_short(&arguments[2..])[..], &[0; 8]].concat()),
+            (50, 40) => {
+                self.queues.remove(&read_short(&arguments[2..]));
+                method(channel, 50, 41, &[0; 4])
+            }
+            (50, 10) => {
+                let queue = read_short(&arguments[2..]);
+                let is_passive = arguments[2 + queue.len()] & 1 == 1;
+                if is_passive && !self.queues.contains(&queue) {
+                    self.closing.insert(channel);
+                    return method(
+                        channel,
+                        20,
+                        40,
+                        &[&404_u16.to_be_bytes()[..], &[0, 0, 50, 0, 10]].concat(),
+                    );
+                }
+                self.queues.insert(queue.clone());
+                method(channel, 50, 11, &[&queue[..], &[0; 8]].concat())
+            }
             (50, 20) => method(channel, 50, 21, &[]),
             (50, 50) => method(channel, 50, 51, &[]),
             (60, 10) => method(channel, 60, 11, &[]),
             (60, 20) => {
                 let queue = read_short(&arguments[2..]);
                 let tag = read_short(&arguments[2 + queue.len()..]);
-                self.consumers.push(Consumer { channel, tag: tag[1..].to_vec() });
+                self.consumers.push(Consumer { channel, queue, tag: tag[1..].to_vec() });
                 method(channel, 60, 21, &tag)
             }
+            (60, 30) => {
+                let tag = read_short(arguments);
+                self.consumers.retain(|consumer| consumer.tag != tag[1..]);
+                method(channel, 60, 31, &tag)
+            }
+            (90, 10) => {
+                self.uncommitted.insert(channel, Vec::new());
+                method(channel, 90, 11, &[])
+            }
+            (90, 20) => [method(channel, 90, 21, &[]), self.commit(channel)].concat(),
             (85, 10) => {
                 self.confirmed.insert(channel, 0);
                 method(channel, 85, 11, &[])
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What was published goes to the only one who consumes on that channel.
+    fn commit(&mut self, channel: u16) -> Vec<u8> {
+        let content = self.uncommitted.insert(channel, Vec::new()).unwrap_or_default();
+        let Some(Consumer { queue, tag, .. }) = self.consumers.iter().find(|it| it.channel == channel) else {
+            return Vec::new();
+        };
+        self.commits += 1;
+        let arguments = [&short(tag)[..], &self.commits.to_be_bytes(), &[0], &short(b""), queue];
+        [method(channel, 60, 60, &arguments.concat()), content].concat()
     }
 
     /// A part of a message: the whole of it is confirmed, if the channel wants that.

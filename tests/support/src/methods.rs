@@ -1,5 +1,11 @@
 //! AMQP 0-9-1 methods for conversations, built by `amq-protocol`, with what never varies filled in.
 
+mod session;
+mod will;
+
+pub use session::*;
+pub use will::*;
+
 use amq_protocol::{
     protocol::{AMQPClass, basic, channel, confirm, connection, queue},
     types::{AMQPValue, FieldTable},
@@ -7,14 +13,17 @@ use amq_protocol::{
 
 /// The connection itself.
 pub const CONNECTION: u16 = 0;
-/// Where queues are declared and bound.
+/// Where queues are declared and bound. No messages ever pass there, so round trips are made there.
 pub const TOPOLOGY: u16 = 1;
-/// Where messages are delivered.
+/// Where the lock is taken and messages are delivered.
 pub const CONSUME: u16 = 2;
 /// Where QoS 0 is published.
 pub const PUBLISH: u16 = 3;
 /// Where QoS 1 and 2 are published.
 pub const CONFIRM: u16 = 4;
+
+/// Where the will is.
+pub const WILL: u16 = 5;
 
 /// Queues of the client whose id is `c`, by level.
 pub const QUEUES: [&str; 2] = ["mqtt-subscription-cqos0", "mqtt-subscription-cqos1"];
@@ -48,9 +57,9 @@ pub fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> AMQPClass {
     AMQPClass::Connection(connection::AMQPMethod::Tune(tune))
 }
 
-/// connection.tune-ok, for our four channels.
+/// connection.tune-ok, for our five channels.
 pub fn tune_ok(frame_max: u32, heartbeat: u16) -> AMQPClass {
-    let tune_ok = connection::TuneOk { channel_max: 4, frame_max, heartbeat };
+    let tune_ok = connection::TuneOk { channel_max: 5, frame_max, heartbeat };
     AMQPClass::Connection(connection::AMQPMethod::TuneOk(tune_ok))
 }
 
@@ -133,10 +142,7 @@ pub fn channel_close_ok() -> AMQPClass {
 
 /// queue.delete of a level's queue.
 pub fn delete(level: usize) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
-        queue: QUEUES[level].into(),
-        ..queue::Delete::default()
-    }))
+    delete_queue(QUEUES[level], false)
 }
 
 /// queue.delete-ok.
@@ -144,34 +150,21 @@ pub fn delete_ok() -> AMQPClass {
     AMQPClass::Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count: 0 }))
 }
 
-/// queue.declare of a level's queue.
+/// queue.declare of a level's queue that goes with its consumer.
 pub fn declare(level: usize) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
-        queue: QUEUES[level].into(),
-        durable: true,
-        auto_delete: true,
-        arguments: table([("x-expires", AMQPValue::LongLongInt(60_000))]),
-        ..queue::Declare::default()
-    }))
+    let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
+    let entries = [expires].into_iter().chain(session::max_length(level));
+    declare_queue(QUEUES[level], true, arguments(entries))
 }
 
 /// queue.declare-ok.
 pub fn declare_ok(level: usize) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk {
-        queue: QUEUES[level].into(),
-        message_count: 0,
-        consumer_count: 0,
-    }))
+    declared(QUEUES[level], 0)
 }
 
 /// queue.bind of a level's queue.
 pub fn bind(level: usize, routing_key: &str) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
-        queue: QUEUES[level].into(),
-        exchange: EXCHANGE.into(),
-        routing_key: routing_key.into(),
-        ..queue::Bind::default()
-    }))
+    bind_queue(QUEUES[level], routing_key)
 }
 
 /// queue.bind-ok.
@@ -204,27 +197,19 @@ pub fn qos_ok() -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {}))
 }
 
-/// basic.consume of a level's queue.
+/// basic.consume of a level's queue that goes with its consumer.
 pub fn consume(level: usize) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
-        queue: QUEUES[level].into(),
-        consumer_tag: tag(level).into(),
-        no_ack: level == 0,
-        exclusive: true,
-        ..basic::Consume::default()
-    }))
+    consume_queue(QUEUES[level], tag(level), level == 0, true)
 }
 
 /// basic.consume-ok.
 pub fn consume_ok(level: usize) -> AMQPClass {
-    let consume_ok = basic::ConsumeOk { consumer_tag: tag(level).into() };
-    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok))
+    consumed(tag(level))
 }
 
 /// basic.cancel by the broker: the level's queue is gone.
 pub fn cancel(level: usize) -> AMQPClass {
-    let cancel = basic::Cancel { consumer_tag: tag(level).into(), nowait: true };
-    AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))
+    cancel_consumer(tag(level), true)
 }
 
 /// basic.publish.

@@ -1,12 +1,13 @@
 //! A broker's ears and tongue: `amq-protocol` reads what the filter sends and writes what a test answers. It knows the
-//! obvious answer to each request, and gives none by itself.
+//! obvious answer to each request, and gives none by itself. It remembers which queues there are: only looking for one that
+//! is not there is refused.
 
 use crate::methods as say;
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
-    protocol::{AMQPClass, basic, channel, confirm, connection, queue},
+    protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx},
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// One connection's broker side.
 #[derive(Default)]
@@ -15,6 +16,19 @@ pub struct ScriptedBroker {
     heard: VecDeque<AMQPFrame>,
     /// Messages so far on the confirm channel, and bytes still to come of the last.
     confirms: Option<(u64, u64)>,
+    queues: BTreeSet<String>,
+    /// Channels that are refused, until that is acknowledged.
+    closing: BTreeSet<u16>,
+    will: Will,
+}
+
+/// What was published on the will's channel last.
+#[derive(Default)]
+struct Will {
+    queue: String,
+    header: Option<AMQPContentHeader>,
+    body: Vec<u8>,
+    delivered: u64,
 }
 
 impl ScriptedBroker {
@@ -45,50 +59,106 @@ impl ScriptedBroker {
         &self.unread
     }
 
-    /// What a broker that agrees to everything answers to a frame.
-    pub fn obvious_answer(&mut self, frame: &AMQPFrame) -> Vec<(u16, AMQPClass)> {
-        let method = match frame {
+    /// There is this queue, from before.
+    pub fn has_queue(&mut self, queue: &str) {
+        self.queues.insert(queue.into());
+    }
+
+    /// What a broker that agrees to everything answers to a frame, in bytes.
+    pub fn obvious_answer(&mut self, frame: &AMQPFrame) -> Vec<u8> {
+        let channel = channel_of(frame);
+        if self.closing.contains(&channel) {
+            if let AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))) = frame {
+                self.closing.remove(&channel);
+            }
+            return Vec::new();
+        }
+        let request = match frame {
             AMQPFrame::ProtocolHeader(_) => {
-                return vec![
-                    (0, say::start("RabbitMQ", "4.1.0", "PLAIN")),
-                    (0, say::tune(2047, 131_072, 60)),
-                ];
+                let greeting = [say::start("RabbitMQ", "4.1.0", "PLAIN"), say::tune(2047, 131_072, 60)];
+                return greeting.map(|it| method(0, it)).concat();
             }
             AMQPFrame::Header(say::CONFIRM, header) => return self.confirm(header.body_size, 0),
             AMQPFrame::Body(say::CONFIRM, bytes) => return self.confirm(0, bytes.len() as u64),
-            AMQPFrame::Method(_, method) => method,
+            AMQPFrame::Header(say::WILL, header) => {
+                self.will.header = Some(header.clone());
+                self.will.body.clear();
+                return Vec::new();
+            }
+            AMQPFrame::Body(say::WILL, bytes) => {
+                self.will.body.extend(bytes);
+                return Vec::new();
+            }
+            AMQPFrame::Method(_, request) => request,
             _ => return Vec::new(),
         };
-        let answer = match method {
+        let answer = match request {
             AMQPClass::Connection(connection::AMQPMethod::Open(_)) => say::open_ok(),
             AMQPClass::Connection(connection::AMQPMethod::Close(_)) => say::close_ok(),
             AMQPClass::Channel(channel::AMQPMethod::Open(_)) => say::channel_open_ok(),
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => say::flow_ok(flow.active),
-            AMQPClass::Queue(queue::AMQPMethod::Delete(_)) => say::delete_ok(),
+            AMQPClass::Queue(queue::AMQPMethod::Delete(delete)) => {
+                self.queues.remove(delete.queue.as_str());
+                say::delete_ok()
+            }
             AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
-                say::declare_ok(level(declare.queue.as_str() == say::QUEUES[1]))
+                if declare.passive && !self.queues.contains(declare.queue.as_str()) {
+                    self.closing.insert(channel);
+                    say::channel_close(404, "NOT_FOUND - no queue", (50, 10))
+                } else {
+                    self.has_queue(declare.queue.as_str());
+                    say::declared(declare.queue.as_str(), 0)
+                }
             }
             AMQPClass::Queue(queue::AMQPMethod::Bind(_)) => say::bind_ok(),
             AMQPClass::Queue(queue::AMQPMethod::Unbind(_)) => say::unbind_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => say::qos_ok(),
-            AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => say::consume_ok(level(!consume.no_ack)),
+            AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => {
+                say::consumed(consume.consumer_tag.as_str())
+            }
+            AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
+                say::cancelled(cancel.consumer_tag.as_str())
+            }
+            AMQPClass::Basic(basic::AMQPMethod::Publish(publish)) if channel == say::WILL => {
+                self.will.queue = publish.routing_key.to_string();
+                return Vec::new();
+            }
+            AMQPClass::Tx(tx::AMQPMethod::Select(_)) => say::tx_select_ok(),
+            AMQPClass::Tx(tx::AMQPMethod::Commit(_)) => {
+                return [method(channel, say::commit_ok()), self.will.deliver()].concat();
+            }
             AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) => {
                 self.confirms = Some((0, 0));
                 say::confirm_select_ok()
             }
             _ => return Vec::new(),
         };
-        vec![(channel_of(frame), answer)]
+        method(channel, answer)
     }
 
-    fn confirm(&mut self, announced: u64, came: u64) -> Vec<(u16, AMQPClass)> {
+    fn confirm(&mut self, announced: u64, came: u64) -> Vec<u8> {
         let (count, left) = self.confirms.as_mut().expect("confirm.select comes first");
         *left = *left + announced - came;
         if *left > 0 {
             return Vec::new();
         }
         *count += 1;
-        vec![(say::CONFIRM, say::ack(*count, false))]
+        method(say::CONFIRM, say::ack(*count, false))
+    }
+}
+
+impl Will {
+    /// It goes to its consumer at once, who is the one that published it.
+    fn deliver(&mut self) -> Vec<u8> {
+        self.delivered += 1;
+        let announced = say::deliver_from_queue(&self.queue, say::WILL_TAG, self.delivered);
+        let AMQPContentHeader { body_size, properties, .. } =
+            self.header.take().expect("a will is published before it is committed");
+        let mut bytes = [method(say::WILL, announced), header(say::WILL, body_size, properties)].concat();
+        if body_size > 0 {
+            bytes.extend(body(say::WILL, &self.body));
+        }
+        bytes
     }
 }
 
@@ -118,13 +188,11 @@ fn written(frame: &AMQPFrame) -> Vec<u8> {
 
 fn channel_of(frame: &AMQPFrame) -> u16 {
     match frame {
-        AMQPFrame::Method(channel, _) => *channel,
+        AMQPFrame::Method(channel, _) | AMQPFrame::Header(channel, _) | AMQPFrame::Body(channel, _) => {
+            *channel
+        }
         _ => 0,
     }
-}
-
-fn level(is_one: bool) -> usize {
-    usize::from(is_one)
 }
 
 /// How long the whole first frame is, if it is whole. What starts with another byte than a frame type is an echo's.

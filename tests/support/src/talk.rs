@@ -168,12 +168,18 @@ impl Talk {
     pub fn agree(&mut self) -> Vec<AMQPFrame> {
         let mut told = Vec::new();
         while let Some(frame) = self.broker.next_frame() {
-            for (channel, method) in self.broker.obvious_answer(&frame) {
-                self.reply(channel, method);
-            }
+            let answer = self.broker.obvious_answer(&frame);
+            self.broker(answer);
             told.push(frame);
         }
         told
+    }
+
+    /// The broker does all that the login of the client `c` with a clean session asks beside the connection.
+    pub fn grant_session(&mut self) {
+        self.replies(say::CONSUME, [say::channel_open_ok(), say::qos_ok()]);
+        self.replies(say::CONSUME, say::lock_taken());
+        self.replies(say::TOPOLOGY, [say::channel_open_ok(), say::delete_ok(), say::delete_ok()]);
     }
 
     /// The client `c` logs in.
@@ -238,6 +244,20 @@ impl Talk {
         }
     }
 
+    /// The next that the broker was told is that the client `c` takes its lock.
+    #[track_caller]
+    pub fn expect_lock(&mut self) {
+        self.expect_all(say::CONSUME, [say::channel_open(), say::qos(10)]);
+        self.expect_all(say::CONSUME, say::take_lock());
+    }
+
+    /// The next that the broker was told is all that the login of `c` with a clean session asks beside the connection.
+    #[track_caller]
+    pub fn expect_session(&mut self) {
+        self.expect_lock();
+        self.expect_all(say::TOPOLOGY, [say::channel_open(), say::delete(0), say::delete(1)]);
+    }
+
     /// The next that the broker was told is a whole message to this routing key. Returns its properties.
     #[track_caller]
     pub fn expect_publish(
@@ -247,6 +267,12 @@ impl Talk {
         payload: &[u8],
     ) -> basic::AMQPProperties {
         self.expect(channel, say::basic_publish(routing_key));
+        self.expect_content(channel, payload)
+    }
+
+    /// The next that the broker was told is a message's content. Returns its properties.
+    #[track_caller]
+    pub fn expect_content(&mut self, channel: u16, payload: &[u8]) -> basic::AMQPProperties {
         let Some(AMQPFrame::Header(on, header)) = self.broker.next_frame() else { panic!("{}", self.name) };
         assert_eq!((on, header.class_id, header.body_size), (channel, 60, payload.len() as u64));
         let mut body = Vec::new();

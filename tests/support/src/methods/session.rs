@@ -1,0 +1,136 @@
+//! What a session and its lock consist of, and what a group shares. The client's id is `c`.
+
+use super::{EXCHANGE, QUEUES, table, tag};
+use amq_protocol::{
+    protocol::{AMQPClass, basic, queue},
+    types::{AMQPValue, FieldTable},
+};
+
+/// The queue by which another connection of `c` takes over.
+pub const LOCK: &str = "mqtt-subscription-clock";
+
+/// Arguments of a queue of ours.
+pub fn arguments(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
+    table([("x-queue-type", AMQPValue::LongString("classic".into()))].into_iter().chain(entries))
+}
+
+/// queue.declare.
+pub fn declare_queue(queue: &str, auto_delete: bool, arguments: FieldTable) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+        queue: queue.into(),
+        durable: true,
+        auto_delete,
+        arguments,
+        ..queue::Declare::default()
+    }))
+}
+
+/// queue.declare-ok of a queue with so many consumers.
+pub fn declared(queue: &str, consumer_count: u32) -> AMQPClass {
+    let queue = queue.into();
+    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk {
+        queue,
+        message_count: 0,
+        consumer_count,
+    }))
+}
+
+/// Passive queue.declare.
+pub fn look_for(queue: &str) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+        queue: queue.into(),
+        passive: true,
+        arguments: arguments([]),
+        ..queue::Declare::default()
+    }))
+}
+
+/// queue.delete.
+pub fn delete_queue(queue: &str, if_unused: bool) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
+        queue: queue.into(),
+        if_unused,
+        ..queue::Delete::default()
+    }))
+}
+
+/// queue.bind.
+pub fn bind_queue(queue: &str, routing_key: &str) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+        queue: queue.into(),
+        exchange: EXCHANGE.into(),
+        routing_key: routing_key.into(),
+        ..queue::Bind::default()
+    }))
+}
+
+/// basic.consume.
+pub fn consume_queue(queue: &str, consumer_tag: &str, no_ack: bool, exclusive: bool) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+        queue: queue.into(),
+        consumer_tag: consumer_tag.into(),
+        no_ack,
+        exclusive,
+        ..basic::Consume::default()
+    }))
+}
+
+/// basic.consume-ok.
+pub fn consumed(consumer_tag: &str) -> AMQPClass {
+    let consume_ok = basic::ConsumeOk { consumer_tag: consumer_tag.into() };
+    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok))
+}
+
+/// basic.cancel, by either side.
+pub fn cancel_consumer(consumer_tag: &str, nowait: bool) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: consumer_tag.into(), nowait }))
+}
+
+/// basic.cancel-ok.
+pub fn cancelled(consumer_tag: &str) -> AMQPClass {
+    let cancel_ok = basic::CancelOk { consumer_tag: consumer_tag.into() };
+    AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok))
+}
+
+/// How the lock is taken.
+pub fn take_lock() -> [AMQPClass; 3] {
+    let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
+    [
+        delete_queue(LOCK, false),
+        declare_queue(LOCK, true, arguments([expires])),
+        consume_queue(LOCK, "lock", true, true),
+    ]
+}
+
+/// The answers to that.
+pub fn lock_taken() -> [AMQPClass; 3] {
+    [super::delete_ok(), declared(LOCK, 0), consumed("lock")]
+}
+
+/// queue.declare of a level's queue that outlives the connection by this many ms.
+pub fn declare_kept(level: usize, expires: Option<i64>) -> AMQPClass {
+    let expires = expires.map(|ms| ("x-expires", AMQPValue::LongLongInt(ms)));
+    let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    let entries = expires.into_iter().chain([one_active]).chain(max_length(level));
+    declare_queue(QUEUES[level], false, arguments(entries))
+}
+
+/// basic.consume of such a queue.
+pub fn consume_kept(level: usize) -> AMQPClass {
+    consume_queue(QUEUES[level], tag(level), level == 0, false)
+}
+
+/// The bound on a level's queue.
+pub(super) fn max_length(level: usize) -> Option<(&'static str, AMQPValue)> {
+    (level == 0).then_some(("x-max-length", AMQPValue::LongLongInt(10_000)))
+}
+
+/// The queue of a group and binding key.
+pub fn group_queue(group: &str, binding_key: &str) -> String {
+    format!("mqtt-subscription-{group}/{binding_key}share")
+}
+
+/// queue.declare of it.
+pub fn declare_group(queue: &str) -> AMQPClass {
+    declare_queue(queue, false, arguments([("x-expires", AMQPValue::LongLongInt(86_400_000))]))
+}

@@ -140,7 +140,9 @@ impl Broker {
                     );
                 }
                 self.queues.insert(queue.clone());
-                method(channel, 50, 11, &[&queue[..], &[0; 8]].concat())
+                let consumers =
+                    self.consumers.iter().filter(|consumer| consumer.queue == queue).count() as u32;
+                method(channel, 50, 11, &[&queue[..], &[0; 4], &consumers.to_be_bytes()].concat())
             }
             (50, 20) => method(channel, 50, 21, &[]),
             (50, 50) => method(channel, 50, 51, &[]),

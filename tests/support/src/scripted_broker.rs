@@ -7,7 +7,7 @@ use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
     protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx},
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One connection's broker side.
 #[derive(Default)]
@@ -17,6 +17,8 @@ pub struct ScriptedBroker {
     /// Messages so far on the confirm channel, and bytes still to come of the last.
     confirms: Option<(u64, u64)>,
     queues: BTreeSet<String>,
+    /// The queue of each consumer, by its tag.
+    consumers: BTreeMap<String, String>,
     /// Channels that are refused, until that is acknowledged.
     closing: BTreeSet<u16>,
     will: Will,
@@ -99,6 +101,7 @@ impl ScriptedBroker {
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => say::flow_ok(flow.active),
             AMQPClass::Queue(queue::AMQPMethod::Delete(delete)) => {
                 self.queues.remove(delete.queue.as_str());
+                self.consumers.retain(|_, queue| queue.as_str() != delete.queue.as_str());
                 say::delete_ok()
             }
             AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
@@ -107,16 +110,20 @@ impl ScriptedBroker {
                     say::channel_close(404, "NOT_FOUND - no queue", (50, 10))
                 } else {
                     self.has_queue(declare.queue.as_str());
-                    say::declared(declare.queue.as_str(), 0)
+                    let is_its = |queue: &&String| queue.as_str() == declare.queue.as_str();
+                    let consumers = self.consumers.values().filter(is_its).count() as u32;
+                    say::declared(declare.queue.as_str(), consumers)
                 }
             }
             AMQPClass::Queue(queue::AMQPMethod::Bind(_)) => say::bind_ok(),
             AMQPClass::Queue(queue::AMQPMethod::Unbind(_)) => say::unbind_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => say::qos_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => {
+                self.consumers.insert(consume.consumer_tag.to_string(), consume.queue.to_string());
                 say::consumed(consume.consumer_tag.as_str())
             }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
+                self.consumers.remove(cancel.consumer_tag.as_str());
                 say::cancelled(cancel.consumer_tag.as_str())
             }
             AMQPClass::Basic(basic::AMQPMethod::Publish(publish)) if channel == say::WILL => {

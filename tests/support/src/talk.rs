@@ -12,7 +12,8 @@ use crate::{
 };
 use amq_protocol::{
     frame::AMQPFrame,
-    protocol::{AMQPClass, basic},
+    protocol::{AMQPClass, basic, queue},
+    types::AMQPValue,
 };
 use std::net::SocketAddr;
 
@@ -248,7 +249,15 @@ impl Talk {
     #[track_caller]
     pub fn expect_lock(&mut self) {
         self.expect_all(say::CONSUME, [say::channel_open(), say::qos(10)]);
-        self.expect_all(say::CONSUME, say::take_lock());
+        self.expect_lock_steps();
+    }
+
+    /// The next that the broker was told is how the lock is taken. Which connection's it is shows in its expiry.
+    #[track_caller]
+    pub fn expect_lock_steps(&mut self) {
+        self.expect(say::CONSUME, say::delete_queue(say::LOCK, false));
+        let [_, declare, consume, verify] = say::take_lock(self.broker.heard().front().map_or(0, lock_mark));
+        self.expect_all(say::CONSUME, [declare, consume, verify]);
     }
 
     /// The next that the broker was told is all that the login of `c` with a clean session asks beside the connection.
@@ -338,6 +347,14 @@ impl Talk {
         }
         pieces
     }
+}
+
+fn lock_mark(frame: &AMQPFrame) -> i64 {
+    let AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) = frame else { return 0 };
+    let expires = declare.arguments.inner().get("x-expires").and_then(AMQPValue::as_long_long_int);
+    let mark = expires.map_or(0, |ms| ms - 60_000);
+    assert!((0..1 << 20).contains(&mark), "a mark has 20 bits: {mark}");
+    mark
 }
 
 impl Drop for Talk {

@@ -71,6 +71,7 @@ pub fn consume_queue(queue: &str, consumer_tag: &str, no_ack: bool, exclusive: b
         consumer_tag: consumer_tag.into(),
         no_ack,
         exclusive,
+        arguments: table([("x-cancel-on-ha-failover", AMQPValue::Boolean(true))]),
         ..basic::Consume::default()
     }))
 }
@@ -92,19 +93,16 @@ pub fn cancelled(consumer_tag: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok))
 }
 
-/// How the lock is taken.
-pub fn take_lock() -> [AMQPClass; 3] {
-    let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
-    [
-        delete_queue(LOCK, false),
-        declare_queue(LOCK, true, arguments([expires])),
-        consume_queue(LOCK, "lock", true, true),
-    ]
+/// How the lock is taken by a connection with this mark.
+pub fn take_lock(mark: i64) -> [AMQPClass; 4] {
+    let expires = ("x-expires", AMQPValue::LongLongInt(60_000 + mark));
+    let declare = declare_queue(LOCK, true, arguments([expires]));
+    [delete_queue(LOCK, false), declare.clone(), consume_queue(LOCK, "lock", true, true), declare]
 }
 
 /// The answers to that.
-pub fn lock_taken() -> [AMQPClass; 3] {
-    [super::delete_ok(), declared(LOCK, 0), consumed("lock")]
+pub fn lock_taken() -> [AMQPClass; 4] {
+    [super::delete_ok(), declared(LOCK, 0), consumed("lock"), declared(LOCK, 1)]
 }
 
 /// queue.declare of a level's queue that outlives the connection by this many ms.

@@ -115,9 +115,11 @@ impl Queues {
     }
 
     /// The queue of a group and filter, for a subscription at `level`; `None` when its name is too long, or they are too many.
+    ///
+    /// Each level has a consumer of its own: what is on its way when the client changes the level is still what it was.
     pub(super) fn join(&mut self, group: &str, binding_key: &[u8], level: Level) -> Option<QueueId> {
         let name = self.names.shared(group, core::str::from_utf8(binding_key).ok()?)?;
-        let number = match self.shared.iter().position(|shared| shared.name.as_str() == name.as_str()) {
+        let number = match self.number(&name, level) {
             Some(number) => number,
             None if self.shared.len() == MAX_SHARED => return None,
             None => {
@@ -137,11 +139,20 @@ impl Queues {
         Some(QueueId::Shared(number as u16))
     }
 
-    /// The queue of a group and filter that the client has joined.
-    pub(super) fn joined(&self, group: &str, binding_key: &[u8]) -> Option<QueueId> {
+    /// The queue of a group and filter that the client has joined at `level`, now or before.
+    pub(super) fn joined(&self, group: &str, binding_key: &[u8], level: Level) -> Option<QueueId> {
         let name = self.names.shared(group, core::str::from_utf8(binding_key).ok()?)?;
-        let number = self.shared.iter().position(|shared| shared.name.as_str() == name.as_str())?;
-        Some(QueueId::Shared(number as u16))
+        self.number(&name, level).map(|number| QueueId::Shared(number as u16))
+    }
+
+    fn number(&self, name: &ShortText, level: Level) -> Option<usize> {
+        self.shared.iter().position(|it| it.name.as_str() == name.as_str() && it.level == level)
+    }
+
+    /// Whether the client wants nothing of a queue's name any more, at any level.
+    pub(super) fn is_left(&self, queue: QueueId) -> bool {
+        let name = self.name(queue);
+        self.all().filter(|&it| self.name(it) == name).all(|it| self.progress(it).declared == Stage::No)
     }
 
     /// The level at which messages come from a queue.
@@ -151,15 +162,6 @@ impl Queues {
             QueueId::Shared(number) => {
                 self.shared.get(usize::from(number)).map_or(Level::Zero, |shared| shared.level)
             }
-        }
-    }
-
-    /// Changes the level of a shared subscription.
-    pub(super) fn set_level(&mut self, queue: QueueId, level: Level) {
-        if let QueueId::Shared(number) = queue
-            && let Some(shared) = self.shared.get_mut(usize::from(number))
-        {
-            shared.level = level;
         }
     }
 

@@ -132,7 +132,7 @@ impl Session {
         match step {
             Step::Lock(_) => self.lock.is_pending(),
             Step::Delete(queue @ QueueId::Shared(_)) | Step::Check(queue @ QueueId::Shared(_)) => {
-                self.queues.progress(queue).declared == Stage::No
+                self.queues.is_left(queue)
             }
             Step::Delete(_) | Step::Check(_) | Step::Declare(_) | Step::Consume(_) => true,
             Step::Cancel(at, _) | Step::Bind(at, _) | Step::Unbind(at, _) => {
@@ -193,12 +193,8 @@ impl Session {
                     self.settled(level);
                 }
             }
-            Step::Declare(queue @ QueueId::Shared(_)) => {
-                // Unless the client has left the group meanwhile.
-                if self.queues.progress(queue).declared == Stage::Asked {
-                    self.declared(queue);
-                }
-            }
+            // Others may have bound it: it is the client's when the broker has let the client bind it too.
+            Step::Declare(QueueId::Shared(_)) => {}
             Step::Consume(queue) => {
                 if let Some(progress) = self.queues.progress_mut(queue)
                     && progress.consumed == Stage::Asked
@@ -209,6 +205,15 @@ impl Session {
             Step::Cancel(at, queue) => {
                 self.subscriptions.settle_step(at);
                 self.waiting.push_front(Step::Check(queue));
+                // The client may have joined again meanwhile.
+                self.consume(queue);
+            }
+            Step::Bind(at, queue @ QueueId::Shared(_)) => {
+                self.subscriptions.settle_step(at);
+                // Unless the client has left the group meanwhile.
+                if self.queues.progress(queue).declared == Stage::Asked {
+                    self.declared(queue);
+                }
             }
             Step::Bind(at, _) | Step::Unbind(at, _) => self.subscriptions.settle_step(at),
         }
@@ -225,7 +230,11 @@ impl Session {
     }
 
     fn consume(&mut self, queue: QueueId) {
-        if let Some(progress) = self.queues.progress_mut(queue)
+        // A consumer that is to be cancelled has the same tag.
+        let is_cancelled_first =
+            self.waiting.iter().any(|step| matches!(step, Step::Cancel(_, it) if *it == queue));
+        if !is_cancelled_first
+            && let Some(progress) = self.queues.progress_mut(queue)
             && (progress.declared, progress.consumed) == (Stage::Yes, Stage::No)
         {
             progress.consumed = Stage::Asked;
@@ -288,12 +297,11 @@ impl Session {
                 }
             }
             // A clean session's own was deleted first, so that one is somebody else's.
-            Step::Declare(queue)
-                if why.code == PRECONDITION_FAILED
-                    && !(self.is_clean && matches!(queue, QueueId::Level(_))) =>
-            {
+            Step::Declare(queue @ QueueId::Level(_)) if why.code == PRECONDITION_FAILED && !self.is_clean => {
                 self.declared(queue);
             }
+            // Of a member with another `subscription_ttl`.
+            Step::Declare(QueueId::Shared(_)) if why.code == PRECONDITION_FAILED => {}
             // Should there be a queue, nobody will have what it holds; it expires.
             Step::Declare(queue) | Step::Consume(queue) => {
                 if matches!(step, Step::Consume(_))
@@ -306,6 +314,16 @@ impl Session {
                     *progress = Progress::default();
                 }
                 self.subscriptions.refuse_all(queue);
+            }
+            // The queue may hold what others were allowed to bind it to.
+            Step::Bind(_, queue @ QueueId::Shared(_))
+                if self.queues.progress(queue).declared == Stage::Asked =>
+            {
+                if let Some(progress) = self.queues.progress_mut(queue) {
+                    *progress = Progress::default();
+                }
+                self.subscriptions.refuse_all(queue);
+                self.waiting.push_back(Step::Check(queue));
             }
             Step::Bind(at, _) => self.subscriptions.refuse(at),
             // It was not bound or consumed, or stays so: the client hears no more of it either way.

@@ -104,7 +104,7 @@ impl Subscriptions {
                     (None, true) => plan.subscribe(),
                     (None, false) => plan.unsubscribe(),
                     (Some(_), true) => plan.join(),
-                    (Some(_), false) => plan.leave(),
+                    (Some(_), false) => Level::ALL.into_iter().for_each(|level| plan.leave(level)),
                 }
                 note_dollar_filter(&mut self.dollar_filters, entry, packet.is_subscribe);
             }
@@ -203,16 +203,13 @@ impl Plan<'_> {
         let (Filter { binding_key, group }, level) = (&self.entry.filter, self.entry.level);
         let group = group.as_deref().unwrap_or_default();
         let Some(queue) = self.queues.join(group, binding_key, level) else { return self.entry.refuse() };
-        if self.queues.level(queue) != level {
-            self.cancel(queue);
-            self.queues.set_level(queue, level);
-        }
+        self.leave(level.other());
         self.bind_to(queue);
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, level: Level) {
         let Filter { binding_key, group } = &self.entry.filter;
-        if let Some(queue) = self.queues.joined(group.as_deref().unwrap_or_default(), binding_key) {
+        if let Some(queue) = self.queues.joined(group.as_deref().unwrap_or_default(), binding_key, level) {
             self.cancel(queue);
         }
     }
@@ -255,8 +252,12 @@ impl Entry {
     }
 
     fn is_settled(&self, queues: &Queues) -> bool {
-        let is_consumed = |queue| queues.progress(queue).consumed == Stage::Yes;
-        self.is_refused || self.steps == 0 && self.queue.is_none_or(is_consumed)
+        // A group may have been left meanwhile.
+        let is_ready = |queue| {
+            let progress = queues.progress(queue);
+            progress.consumed == Stage::Yes || progress.declared == Stage::No
+        };
+        self.is_refused || self.steps == 0 && self.queue.is_none_or(is_ready)
     }
 
     const fn return_code(&self) -> u8 {

@@ -266,7 +266,7 @@ fn malformed_packets_end_the_connection_at_any_moment() {
             while t.broker.next_frame().is_some() {}
             t.client([0x00, 0]);
             if moment == "requests under way" {
-                // Nobody consumes it yet, so it would not go with its consumer.
+                // It would go with its consumer, which has not come.
                 t.expect(TOPOLOGY, delete(0));
             }
             t.expect(CONNECTION, goodbye());

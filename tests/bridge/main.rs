@@ -8,8 +8,11 @@ mod ends;
 mod hostile;
 mod login;
 mod publish;
+mod session;
 mod subscribe;
+mod takeover;
 mod timers;
+mod will;
 
 use support::{
     module,

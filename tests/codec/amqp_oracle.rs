@@ -184,7 +184,7 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
                 no_ack,
                 exclusive,
                 nowait: false,
-                arguments: FieldTable::default(),
+                arguments: table([("x-cancel-on-ha-failover", AMQPValue::Boolean(true))]),
             })),
         ));
     }

@@ -224,7 +224,7 @@ fn frames_to_a_broker() {
         (ClientMethod::BasicQos { prefetch_count: 10 }, b"\x00\x3c\x00\x0a\x00\x00\x00\x00\x00\x0a\x00"),
         (
             ClientMethod::BasicConsume { queue, consumer_tag: short("c"), no_ack: true, exclusive: true },
-            b"\x00\x3c\x00\x14\x00\x00\x01q\x01c\x06\x00\x00\x00\x00",
+            b"\x00\x3c\x00\x14\x00\x00\x01q\x01c\x06\x00\x00\x00\x1a\x17x-cancel-on-ha-failovert\x01",
         ),
         (ClientMethod::BasicCancel { consumer_tag: short("c") }, b"\x00\x3c\x00\x1e\x01c\x00"),
         (ClientMethod::BasicPublish { exchange, routing_key }, b"\x00\x3c\x00\x28\x00\x00\x01x\x03a.b\x00"),

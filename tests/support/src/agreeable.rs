@@ -124,7 +124,9 @@ impl Broker {
             (20, 10) => method(channel, 20, 11, &[0, 0, 0, 0]),
             (20, 20) => method(channel, 20, 21, &arguments[..1]),
             (50, 40) => {
-                self.queues.remove(&read_short(&arguments[2..]));
+                let queue = read_short(&arguments[2..]);
+                self.consumers.retain(|consumer| consumer.queue != queue);
+                self.queues.remove(&queue);
                 method(channel, 50, 41, &[0; 4])
             }
             (50, 10) => {
@@ -140,8 +142,7 @@ impl Broker {
                     );
                 }
                 self.queues.insert(queue.clone());
-                let consumers =
-                    self.consumers.iter().filter(|consumer| consumer.queue == queue).count() as u32;
+                let consumers = self.consumers.iter().filter(|it| it.queue == queue).count() as u32;
                 method(channel, 50, 11, &[&queue[..], &[0; 4], &consumers.to_be_bytes()].concat())
             }
             (50, 20) => method(channel, 50, 21, &[]),

@@ -5,6 +5,16 @@ pub fn connect(client_id: &str) -> Vec<u8> {
     connect_with(0xc2, 60, &[client_id, "u", "p"])
 }
 
+/// CONNECT of a client whose session is to be kept.
+pub fn connect_kept(client_id: &str) -> Vec<u8> {
+    connect_with(0xc0, 60, &[client_id, "u", "p"])
+}
+
+/// CONNECT of the client `c`, clean session, keep-alive off, with a will.
+pub fn connect_will(qos: u8, topic: &str, payload: &str) -> Vec<u8> {
+    connect_with(0xc6 | qos << 3, 0, &["c", topic, payload, "u", "p"])
+}
+
 /// CONNECT with these connect flags, keep-alive and payload fields.
 pub fn connect_with(flags: u8, keep_alive: u16, fields: &[&str]) -> Vec<u8> {
     let mut body = [&text("MQTT")[..], &[4, flags], &keep_alive.to_be_bytes()].concat();
@@ -16,6 +26,9 @@ pub fn connect_with(flags: u8, keep_alive: u16, fields: &[&str]) -> Vec<u8> {
 pub fn connack(code: u8) -> Vec<u8> {
     vec![0x20, 2, 0, code]
 }
+
+/// CONNACK of a session that was kept.
+pub const PRESENT: [u8; 4] = [0x20, 2, 1, 0];
 
 /// PUBLISH at a QoS; without a packet id at QoS 0.
 pub fn publish(qos: u8, id: u16, topic: &str, payload: &[u8]) -> Vec<u8> {

@@ -1,14 +1,13 @@
 //! A broker's ears and tongue: `amq-protocol` reads what the filter sends and writes what a test answers. It knows the
-//! obvious answer to each request, and gives none by itself. It remembers which queues there are: only looking for one that
-//! is not there is refused.
+//! obvious answer to each request, and gives none by itself. It remembers which queues there are: looking for one that is not
+//! there is refused, and what it was told to refuse.
 
 use crate::methods as say;
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
     protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx},
-    types::AMQPValue,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One connection's broker side.
 #[derive(Default)]
@@ -18,13 +17,20 @@ pub struct ScriptedBroker {
     /// Messages so far on the confirm channel, and bytes still to come of the last.
     confirms: Option<(u64, u64)>,
     queues: BTreeSet<String>,
-    /// Queues that are consumed.
-    consumed: BTreeSet<String>,
-    /// How much longer than a minute the client's lock lives: by that a connection knows its own.
-    lock_mark: Option<i64>,
+    /// The queue of each consumer, by its tag.
+    consumers: BTreeMap<String, String>,
     /// Channels that are refused, until that is acknowledged.
     closing: BTreeSet<u16>,
     will: Will,
+    refusals: Vec<Refusal>,
+}
+
+/// What is to be refused.
+struct Refusal {
+    is_meant: Box<dyn Fn(u16, &AMQPClass) -> bool>,
+    times: u32,
+    code: u16,
+    text: &'static str,
 }
 
 /// What was published on the will's channel last.
@@ -45,23 +51,8 @@ impl ScriptedBroker {
                 .unwrap_or_else(|error| panic!("not AMQP: {error}: {:?}", &self.unread[..length]));
             assert!(rest.is_empty(), "amq-protocol and the frame's size disagree");
             self.unread.drain(..length);
-            let frame = self.without_lock_mark(frame);
             self.heard.push_back(frame);
         }
-    }
-
-    /// A connection's lock has one mark throughout, but another one natively than in the module: conversations leave it out.
-    fn without_lock_mark(&mut self, mut frame: AMQPFrame) -> AMQPFrame {
-        if let AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) = &mut frame
-            && declare.queue.as_str().ends_with("lock")
-            && let Some(&AMQPValue::LongLongInt(expires)) = declare.arguments.inner().get("x-expires")
-        {
-            let mark = expires - 60_000;
-            assert!((0..1 << 20).contains(&mark), "a lock that lives for {expires} ms");
-            assert_eq!(*self.lock_mark.get_or_insert(mark), mark, "a lock with another mark");
-            declare.arguments.insert("x-expires".into(), AMQPValue::LongLongInt(60_000));
-        }
-        frame
     }
 
     /// The oldest frame that was not taken yet.
@@ -84,7 +75,23 @@ impl ScriptedBroker {
         self.queues.insert(queue.into());
     }
 
-    /// What a broker that agrees to everything answers to a frame, in bytes.
+    /// The next requests of this kind, so many, are refused.
+    pub fn refuse(
+        &mut self,
+        times: u32,
+        (code, text): (u16, &'static str),
+        is_meant: impl Fn(u16, &AMQPClass) -> bool + 'static,
+    ) {
+        self.refusals.push(Refusal { is_meant: Box::new(is_meant), times, code, text });
+    }
+
+    /// A channel is refused out of the blue: what comes on it is not looked at until that is acknowledged.
+    pub fn close_channel(&mut self, channel: u16, code: u16, text: &str) -> Vec<u8> {
+        self.closing.insert(channel);
+        method(channel, say::channel_close(code, text, (0, 0)))
+    }
+
+    /// What a broker that agrees to everything else answers to a frame, in bytes.
     pub fn obvious_answer(&mut self, frame: &AMQPFrame) -> Vec<u8> {
         let channel = channel_of(frame);
         if self.closing.contains(&channel) {
@@ -112,6 +119,11 @@ impl ScriptedBroker {
             AMQPFrame::Method(_, request) => request,
             _ => return Vec::new(),
         };
+        if let Some((code, text)) = self.refusal(channel, request) {
+            self.closing.insert(channel);
+            let blamed = (request.get_amqp_class_id(), request.get_amqp_method_id());
+            return method(channel, say::channel_close(code, text, blamed));
+        }
         let answer = match request {
             AMQPClass::Connection(connection::AMQPMethod::Open(_)) => say::open_ok(),
             AMQPClass::Connection(connection::AMQPMethod::Close(_)) => say::close_ok(),
@@ -119,7 +131,7 @@ impl ScriptedBroker {
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => say::flow_ok(flow.active),
             AMQPClass::Queue(queue::AMQPMethod::Delete(delete)) => {
                 self.queues.remove(delete.queue.as_str());
-                self.consumed.remove(delete.queue.as_str());
+                self.consumers.retain(|_, queue| queue.as_str() != delete.queue.as_str());
                 say::delete_ok()
             }
             AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
@@ -128,7 +140,8 @@ impl ScriptedBroker {
                     say::channel_close(404, "NOT_FOUND - no queue", (50, 10))
                 } else {
                     self.has_queue(declare.queue.as_str());
-                    let consumers = self.consumed.contains(declare.queue.as_str()).into();
+                    let is_its = |queue: &&String| queue.as_str() == declare.queue.as_str();
+                    let consumers = self.consumers.values().filter(is_its).count() as u32;
                     say::declared(declare.queue.as_str(), consumers)
                 }
             }
@@ -136,10 +149,11 @@ impl ScriptedBroker {
             AMQPClass::Queue(queue::AMQPMethod::Unbind(_)) => say::unbind_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => say::qos_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => {
-                self.consumed.insert(consume.queue.to_string());
+                self.consumers.insert(consume.consumer_tag.to_string(), consume.queue.to_string());
                 say::consumed(consume.consumer_tag.as_str())
             }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
+                self.consumers.remove(cancel.consumer_tag.as_str());
                 say::cancelled(cancel.consumer_tag.as_str())
             }
             AMQPClass::Basic(basic::AMQPMethod::Publish(publish)) if channel == say::WILL => {
@@ -157,6 +171,17 @@ impl ScriptedBroker {
             _ => return Vec::new(),
         };
         method(channel, answer)
+    }
+
+    fn refusal(&mut self, channel: u16, request: &AMQPClass) -> Option<(u16, &'static str)> {
+        let found = self.refusals.iter().position(|it| (it.is_meant)(channel, request))?;
+        let refusal = &mut self.refusals[found];
+        let why = (refusal.code, refusal.text);
+        refusal.times -= 1;
+        if refusal.times == 0 {
+            self.refusals.remove(found);
+        }
+        Some(why)
     }
 
     fn confirm(&mut self, announced: u64, came: u64) -> Vec<u8> {

@@ -93,10 +93,11 @@ pub fn cancelled(consumer_tag: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok))
 }
 
-/// How the lock is taken: the second declare is to tell whether it is still the same queue.
-pub fn take_lock() -> [AMQPClass; 4] {
-    let declare = || declare_queue(LOCK, true, arguments([("x-expires", AMQPValue::LongLongInt(60_000))]));
-    [delete_queue(LOCK, false), declare(), consume_queue(LOCK, "lock", true, true), declare()]
+/// How the lock is taken by a connection with this mark.
+pub fn take_lock(mark: i64) -> [AMQPClass; 4] {
+    let expires = ("x-expires", AMQPValue::LongLongInt(60_000 + mark));
+    let declare = declare_queue(LOCK, true, arguments([expires]));
+    [delete_queue(LOCK, false), declare.clone(), consume_queue(LOCK, "lock", true, true), declare]
 }
 
 /// The answers to that.

@@ -1,0 +1,125 @@
+//! Another connection comes with the same client id. [MQTT-3.1.4-2]
+
+use crate::both;
+use support::{methods::*, packets::*, talk::Talk};
+
+/// The broker says that the lock is gone.
+fn lock_is_taken(t: &mut Talk) {
+    t.reply(CONSUME, cancel_consumer("lock", true));
+}
+
+#[test]
+fn the_older_connection_is_closed() {
+    for connect in [connect("c"), connect_kept("c")] {
+        both("{}", |t| {
+            t.client(connect.clone());
+            t.agree();
+            t.hears(connack(0));
+            lock_is_taken(t);
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+            t.reply(CONNECTION, close_ok());
+            t.closes();
+            t.hears_nothing();
+            assert_eq!(t.counter("closed.taken_over"), 1);
+        });
+    }
+}
+
+/// Its will is sent: that the client has come again is no DISCONNECT.
+#[test]
+fn the_older_connection_s_will_is_not_withdrawn() {
+    both("{}", |t| {
+        t.client(connect_will(1, "w", "gone"));
+        t.agree();
+        t.hears(connack(0));
+        lock_is_taken(t);
+        t.expect(CONNECTION, goodbye());
+        t.expect_silence();
+    });
+}
+
+/// What the broker takes back of the other queues may be heard first.
+#[test]
+fn any_queue_taken_ends_the_older_connection() {
+    both("{}", |t| {
+        t.log_in();
+        t.subscribe(1);
+        t.reply(CONSUME, cancel(1));
+        lock_is_taken(t);
+        t.expect(CONNECTION, goodbye());
+        t.expect_silence();
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+    });
+}
+
+#[test]
+fn what_is_in_flight_does_not_matter() {
+    both("{}", |t| {
+        t.log_in();
+        t.subscribe(1);
+        t.deliver((1, 1, false), "a", mode(2), b"x");
+        t.hears(publish(1, 1, "a", b"x"));
+        t.client(&publish(1, 2, "a", b"0123456789")[..12]);
+        t.expect_all(CONFIRM, [channel_open(), confirm_select(), basic_publish("a")]);
+        while t.broker.next_frame().is_some() {}
+        lock_is_taken(t);
+        t.expect(CONNECTION, goodbye());
+        t.client(puback(1));
+        t.expect_silence();
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        t.hears_nothing();
+    });
+}
+
+/// Somebody came between two steps of this login: the one who deleted the lock last stays.
+#[test]
+fn a_login_that_is_overtaken_is_closed_without_connack() {
+    let taken: [fn(&mut Talk); 3] = [
+        lock_is_taken,
+        |t| t.reply(CONSUME, declared(LOCK, 0)),
+        |t| {
+            t.reply(
+                CONSUME,
+                channel_close(406, "PRECONDITION_FAILED - inequivalent arg 'x-expires'", (50, 10)),
+            )
+        },
+    ];
+    for connect in [connect("c"), connect_kept("c"), connect_will(1, "w", "gone")] {
+        for is_taken in taken {
+            both("{}", |t| {
+                t.client(connect.clone());
+                t.greet("RabbitMQ", "4.1.0");
+                t.reply(CONNECTION, open_ok());
+                t.replies(
+                    CONSUME,
+                    [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0), consumed("lock")],
+                );
+                while t.broker.next_frame().is_some() {}
+                is_taken(t);
+                let told = t.agree();
+                assert!(told.iter().any(|frame| {
+                    *frame == amq_protocol::frame::AMQPFrame::Method(CONNECTION, goodbye())
+                }));
+                t.closes();
+                t.hears_nothing();
+                assert_eq!(t.counter("closed.taken_over"), 1);
+            });
+        }
+    }
+}
+
+/// Only the lock's consumer is one.
+#[test]
+fn other_queues_deleted_are_no_takeover() {
+    for tag in ["qos1", "share0", "unknown"] {
+        both("{}", |t| {
+            t.log_in();
+            t.reply(CONSUME, cancel_consumer(tag, true));
+            t.expect(CONNECTION, goodbye());
+            assert_eq!((t.counter("closed.taken_over"), t.counter("closed.broker_closed")), (0, 1));
+        });
+    }
+}

@@ -335,7 +335,9 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
-        self.ask_left_over();
+        if let Some(session) = &self.session {
+            session.release(&mut self.broker);
+        }
         self.broker.close();
         self.timers.linger_from(now);
         self.state = State::Leaving;

@@ -1,5 +1,7 @@
-//! Names of queues at the broker. Those of subscriptions are RabbitMQ's own, so that people and permissions know them:
-//! `mqtt-subscription-<client id>qos1`. No two queues get one name, since each kind has an ending of its own.
+//! Names of queues at the broker. Those of sessions that are kept are RabbitMQ's own: `mqtt-subscription-<client id>qos1`.
+//!
+//! What goes with its connection has a name that no other connection's has, in front of which only its ending differs: RabbitMQ
+//! deletes a queue by name a moment after it stopped, and a new one of that name would go with it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,28 +17,31 @@ const FIBONACCI: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct QueueNames {
     /// `queue_prefix` and [`STEM`].
     stem: Box<str>,
-    /// Of subscriptions at QoS 0 and 1.
-    pub qos: [ShortText; 2],
+    /// Of subscriptions at QoS 0 and 1, of a session that is kept.
+    pub kept: [ShortText; 2],
+    /// Of subscriptions at QoS 0 and 1, of a session that goes with its connection.
+    pub own: [ShortText; 2],
     /// By which one connection tells another that it has taken the client id over.
     pub lock: ShortText,
-    /// A number of 20 bits by which a connection knows its own lock from another's.
-    pub lock_mark: u32,
-    /// Where the will waits; another one for each connection. `None` when the client id is too long for it.
-    pub will: Option<ShortText>,
+    /// A number of 14 bits by which a connection knows its own lock from another's.
+    pub lock_mark: u16,
+    /// Where the will waits.
+    pub will: ShortText,
 }
 
 impl QueueNames {
     /// `None` when the client id makes a name of more than 255 bytes.
     pub fn new(prefix: &str, client_id: &str, nonce: u128) -> Option<Self> {
         let stem = format!("{prefix}{STEM}");
-        let name = |ending: &str| ShortText::new(&format!("{stem}{client_id}{ending}"));
-        let will = format!("will{}", URL_SAFE_NO_PAD.encode(nonce.to_be_bytes()));
         let folded = (nonce as u64 ^ (nonce >> 64) as u64).wrapping_mul(FIBONACCI);
+        let own = URL_SAFE_NO_PAD.encode(folded.to_be_bytes());
+        let name = |ending: &str| ShortText::new(&format!("{stem}{client_id}{ending}"));
         Some(Self {
-            qos: [name("qos0")?, name("qos1")?],
+            kept: [name("qos0")?, name("qos1")?],
+            own: [name(&format!("qos0.{own}"))?, name(&format!("qos1.{own}"))?],
             lock: name("lock")?,
-            lock_mark: (folded >> 44) as u32,
-            will: name(&will),
+            lock_mark: (folded >> 50) as u16,
+            will: name(&format!("will.{own}"))?,
             stem: stem.into(),
         })
     }

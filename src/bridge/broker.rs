@@ -25,7 +25,7 @@ pub(super) enum Notice<'a> {
     Probed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
-    ChannelClosed { role: Role, why: Refused<'a>, steps: VecDeque<session::Step> },
+    ChannelClosed { role: Role, why: Refused, steps: VecDeque<session::Step> },
     /// A publisher confirm.
     Confirmed { number: u64, multiple: bool },
     /// A message's method; a `Content` follows.
@@ -139,6 +139,12 @@ impl BrokerSide {
     pub(super) fn request(&mut self, role: Role, method: ClientMethod<'_>, awaited: Awaited) {
         self.open(role);
         self.send_request(role, method, awaited);
+    }
+
+    /// Says something whose answer nobody will look at, since connection.close follows.
+    pub(super) fn tell(&mut self, role: Role, method: ClientMethod<'_>) {
+        self.open(role);
+        method.encode(self.behind_login(), role.channel());
     }
 
     fn open(&mut self, role: Role) {
@@ -318,7 +324,7 @@ impl BrokerSide {
                 if self.publishing == Some(role) {
                     self.publishing = None;
                 }
-                let why = Refused { code: reason.code, text: reason.text, method: reason.method };
+                let why = Refused { code: reason.code, method: reason.method };
                 Ok(Some(Notice::ChannelClosed { role, why, steps }))
             }
             answer => self.answer(role, &answer),

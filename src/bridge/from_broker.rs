@@ -59,7 +59,7 @@ impl Bridge {
                     }
                 }
                 Notice::Cancelled { role, consumer_tag } => {
-                    return Err(match &self.session {
+                    return Err(match &mut self.session {
                         Some(session) if role == Role::Consume => session.cancelled(consumer_tag),
                         Some(_) | None => Error::QueueDeleted,
                     });
@@ -116,7 +116,7 @@ impl Bridge {
         self.ask_steps();
     }
 
-    fn channel_closed(&mut self, role: Role, why: Refused<'_>, steps: VecDeque<Step>) -> Result<(), Error> {
+    fn channel_closed(&mut self, role: Role, why: Refused, steps: VecDeque<Step>) -> Result<(), Error> {
         let fatal = Error::BrokerClosed { code: why.code, method: why.method };
         let Some(session) = &mut self.session else { return Err(fatal) };
         let mut steps = steps.into_iter();
@@ -185,7 +185,7 @@ impl Bridge {
         }
     }
 
-    fn may_drop(&self, why: Refused<'_>) -> bool {
+    fn may_drop(&self, why: Refused) -> bool {
         self.config.on_unauthorized == OnUnauthorized::Drop
             && (why.code, why.method) == (ACCESS_REFUSED, MethodId::BASIC_PUBLISH)
     }

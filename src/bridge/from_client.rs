@@ -60,7 +60,7 @@ impl Bridge {
     }
 
     fn connect(&mut self, connect: &Connect<'_>) -> Result<(), Error> {
-        let mut admission = policy::admit(&self.config, &self.peer, connect).map_err(Error::Refused)?;
+        let admission = policy::admit(&self.config, &self.peer, connect).map_err(Error::Refused)?;
         self.decoder.set_version(connect.version, self.config.limits.max_packet_size_authenticated);
         self.timers.keep_alive(connect.keep_alive);
         let address = self.peer.address.map(|address| address.to_string()).unwrap_or_default();
@@ -76,12 +76,12 @@ impl Bridge {
         };
         self.broker.log_in(&self.config, start_ok, admission.vhost.as_short());
         self.state = State::LoggingIn;
-        if let (Some(will), Some(queue)) = (&connect.will, admission.queues.will.take()) {
+        if let Some(will) = &connect.will {
             self.config.topic_mapping.routing_key(will.topic, &mut self.key);
             if ShortStr::new(&self.key).is_none() {
                 return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
             }
-            let mut will = Will::new(queue, &self.key, will.qos, will.payload);
+            let mut will = Will::new(admission.queues.will.clone(), &self.key, will.qos, will.payload);
             will.deposit(&mut self.broker, self.config.exchange.as_short());
             self.will = Some(will);
         }
@@ -175,15 +175,6 @@ impl Bridge {
     pub(super) fn ask_steps(&mut self) {
         let Some(session) = &mut self.session else { return };
         while let Some(step) = session.next_step() {
-            let (role, method) = session.method(step, self.config.exchange.as_short());
-            self.broker.request(role, method, Awaited::Step(step));
-        }
-    }
-
-    /// Asks the broker to delete what would be left over.
-    pub(super) fn ask_left_over(&mut self) {
-        let Some(session) = &self.session else { return };
-        for step in session.left_over() {
             let (role, method) = session.method(step, self.config.exchange.as_short());
             self.broker.request(role, method, Awaited::Step(step));
         }

@@ -1,7 +1,8 @@
 //! The lock: a queue that holds nothing, by which a connection tells the one before that it has taken the client id over.
 //!
 //! Whoever connects deletes it, declares it anew and consumes it, and the broker cancels the consumer that was there. The queue
-//! is not exclusive, so it can be taken from a connection whose host is dead.
+//! is not exclusive, so it can be taken from a connection whose host is dead; and not auto-delete, since RabbitMQ deletes such a
+//! queue by name a moment after its consumer is gone, and a newcomer's would go with it. It expires instead.
 //!
 //! Two that connect at once can meet between any two of these steps. Then the one that deleted last is to stay:
 //!
@@ -10,6 +11,8 @@
 //!   basic.consume on. So the queue is declared once more behind that. It is still the one that is consumed if it has a
 //!   consumer and our mark, which is its expiry: to declare a queue again with another one is refused.
 
+use super::broker::BrokerSide;
+use super::channel::Role;
 use super::session::Refused;
 use crate::amqp::reply_code::ACCESS_REFUSED;
 use crate::amqp::{ClientMethod, QueueArguments, QueueFlags, ShortStr};
@@ -19,8 +22,8 @@ use crate::error::Error;
 /// How often it is tried.
 const ATTEMPTS: u8 = 5;
 
-/// How long it may be without a consumer, at least: should its client go before basic.consume, or the broker restart.
-const EXPIRES_MS: i64 = 60_000;
+/// How long it outlives a connection that could not delete it, in ms: this, and up to 16 s for its mark.
+const EXPIRES_MS: i64 = 10_000;
 
 pub(super) const CONSUMER_TAG: ShortStr<'static> = ShortStr::literal("lock");
 
@@ -39,7 +42,7 @@ impl Step {
 
 pub(super) struct Lock {
     name: ShortText,
-    mark: u32,
+    mark: u16,
     state: State,
     attempts_left: u8,
 }
@@ -51,6 +54,8 @@ enum State {
     Wanted,
     Consumed,
     Held,
+    /// Somebody else's now.
+    Lost,
 }
 
 /// What becomes of a connection whose lock is refused.
@@ -62,7 +67,7 @@ pub(super) enum Outcome {
 }
 
 impl Lock {
-    pub(super) const fn new(name: ShortText, mark: u32, is_needed: bool) -> Self {
+    pub(super) const fn new(name: ShortText, mark: u16, is_needed: bool) -> Self {
         let state = if is_needed { State::Wanted } else { State::Unneeded };
         Self { name, mark, state, attempts_left: ATTEMPTS }
     }
@@ -82,7 +87,7 @@ impl Lock {
             Step::Delete => ClientMethod::QueueDelete { queue, if_unused: false },
             Step::Declare | Step::Verify => ClientMethod::QueueDeclare {
                 queue,
-                flags: QueueFlags { durable: true, auto_delete: true, ..QueueFlags::default() },
+                flags: QueueFlags { durable: true, ..QueueFlags::default() },
                 arguments: QueueArguments {
                     expires: Some(EXPIRES_MS + i64::from(self.mark)),
                     ..QueueArguments::default()
@@ -105,7 +110,7 @@ impl Lock {
         match step {
             Step::Consume if matches!(self.state, State::Wanted) => self.state = State::Consumed,
             Step::Delete | Step::Declare | Step::Consume => {}
-            Step::Verify if consumers == 0 => return Err(Error::TakenOver),
+            Step::Verify if consumers == 0 => return Err(self.lost()),
             Step::Verify => self.state = State::Held,
         }
         Ok(())
@@ -115,15 +120,10 @@ impl Lock {
     ///
     /// # Errors
     /// When somebody else has taken over meanwhile, or there is no way.
-    pub(super) fn refused(
-        &mut self,
-        step: Step,
-        why: Refused<'_>,
-        may_forgo: bool,
-    ) -> Result<Outcome, Error> {
+    pub(super) fn refused(&mut self, step: Step, why: Refused, may_forgo: bool) -> Result<Outcome, Error> {
         let is_permitted = why.code != ACCESS_REFUSED || step == Step::Consume;
         match (step, self.attempts_left.checked_sub(1)) {
-            (Step::Verify, _) => Err(Error::TakenOver),
+            (Step::Verify, _) => Err(self.lost()),
             (_, Some(left)) if is_permitted => {
                 (self.attempts_left, self.state) = (left, State::Wanted);
                 Ok(Outcome::Again)
@@ -134,6 +134,23 @@ impl Lock {
                 Ok(Outcome::Forgone)
             }
             _ => Err(Error::BrokerClosed { code: why.code, method: why.method }),
+        }
+    }
+
+    /// Somebody else has taken over.
+    pub(super) const fn lost(&mut self) -> Error {
+        self.state = State::Lost;
+        Error::TakenOver
+    }
+
+    /// Deletes it, unless it is a newcomer's already.
+    pub(super) fn release(&self, broker: &mut BrokerSide) {
+        if self.is_pending() || self.is_consumed() {
+            broker.tell(Role::Consume, ClientMethod::BasicCancel { consumer_tag: CONSUMER_TAG });
+            broker.tell(
+                Role::Consume,
+                ClientMethod::QueueDelete { queue: self.name.as_short(), if_unused: true },
+            );
         }
     }
 }

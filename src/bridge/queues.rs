@@ -5,10 +5,6 @@ use crate::config::{Config, ShortText};
 use crate::mqtt::QoS;
 use crate::names::QueueNames;
 
-/// How long a queue that goes with its consumer may be without one, should the client go before basic.consume or the broker
-/// restart.
-const UNCONSUMED_EXPIRES_MS: i64 = 60_000;
-
 /// The most shared subscriptions of one client.
 const MAX_SHARED: usize = 256;
 
@@ -197,7 +193,8 @@ impl Queues {
 
     pub(super) fn name(&self, queue: QueueId) -> ShortStr<'_> {
         match queue {
-            QueueId::Level(level) => level.of(&self.names.qos).as_short(),
+            QueueId::Level(level) if self.is_clean => level.of(&self.names.own).as_short(),
+            QueueId::Level(level) => level.of(&self.names.kept).as_short(),
             QueueId::Shared(number) => {
                 self.shared.get(usize::from(number)).map_or(ShortStr::EMPTY, |shared| shared.name.as_short())
             }
@@ -231,10 +228,9 @@ impl Queues {
         let mut flags = QueueFlags { durable: true, ..QueueFlags::default() };
         let mut arguments = QueueArguments { expires: self.expires, ..QueueArguments::default() };
         match queue {
-            // Gone with its consumer, and deletable by a newcomer even when the consumer's host is dead, as an exclusive queue
-            // is not.
-            QueueId::Level(_) if self.is_clean => {
-                (flags.auto_delete, arguments.expires) = (true, Some(UNCONSUMED_EXPIRES_MS));
+            QueueId::Level(level) if self.is_clean => {
+                (flags.exclusive, flags.durable) = (true, level == Level::One);
+                arguments.expires = None;
             }
             // A newcomer's consumer waits in line until the broker knows that the one before is gone and has put what it
             // had not acknowledged back in order.
@@ -253,10 +249,14 @@ impl Queues {
         ClientMethod::QueueDeclare { queue: self.name(queue), flags, arguments: QueueArguments::default() }
     }
 
-    /// queue.delete.
+    /// queue.delete: of a level, what a session that was kept has left.
     pub(super) fn delete(&self, queue: QueueId) -> ClientMethod<'_> {
-        let if_unused = matches!(queue, QueueId::Shared(_));
-        ClientMethod::QueueDelete { queue: self.name(queue), if_unused }
+        match queue {
+            QueueId::Level(level) => {
+                ClientMethod::QueueDelete { queue: level.of(&self.names.kept).as_short(), if_unused: false }
+            }
+            QueueId::Shared(_) => ClientMethod::QueueDelete { queue: self.name(queue), if_unused: true },
+        }
     }
 
     /// basic.consume.
@@ -265,10 +265,7 @@ impl Queues {
             queue: self.name(queue),
             consumer_tag: self.consumer_tag(queue),
             no_ack: self.level(queue) == Level::Zero,
-            exclusive: match queue {
-                QueueId::Level(_) => self.is_clean,
-                QueueId::Shared(_) => false,
-            },
+            exclusive: false,
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!             clean                    persistent
 //!  login      the lock                 the lock
-//!             delete qos0, qos1        look for qos1: the session if there is one, else declare it; look for qos0
+//!             delete kept qos0, qos1   look for qos1: the session if there is one, else declare it; look for qos0
 //!  SUBSCRIBE  declare, consume, bind   declare, consume, bind
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use super::broker::BrokerSide;
 use super::channel::Role;
 use super::lock::{self, Lock, Outcome};
 use super::queues::{Level, Progress, QueueId, Queues, Stage};
@@ -41,9 +42,8 @@ pub(super) enum Step {
 
 /// Why the broker refused a step.
 #[derive(Clone, Copy)]
-pub(super) struct Refused<'a> {
+pub(super) struct Refused {
     pub(super) code: u16,
-    pub(super) text: &'a [u8],
     pub(super) method: MethodId,
 }
 
@@ -72,7 +72,7 @@ impl Session {
             waiting.extend(lock::Step::ALL.map(Step::Lock));
         }
         match is_clean {
-            // What a connection before left, or still holds: it is told by basic.cancel that its queues are gone.
+            // What a session before has left.
             true if has_own_id => waiting.extend([Step::Delete(zero), Step::Delete(one)]),
             true => {}
             false => waiting.extend([Step::Check(one), Step::Declare(one), Step::Check(zero)]),
@@ -175,7 +175,7 @@ impl Session {
         self.asked = self.asked.saturating_sub(1);
         match step {
             Step::Lock(step) => self.lock.done(step, consumers)?,
-            Step::Delete(QueueId::Level(level)) => self.deleted(level),
+            Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Delete(QueueId::Shared(_)) => {}
             // The declare behind it tells whether it is a session's.
             Step::Check(QueueId::Level(Level::One)) => self.is_present = true,
@@ -242,13 +242,6 @@ impl Session {
         }
     }
 
-    const fn deleted(&mut self, level: Level) {
-        // In place of a clean session's, a persistent one's is declared next.
-        if self.is_clean || matches!(level, Level::Zero) {
-            self.settled(level);
-        }
-    }
-
     const fn settled(&mut self, level: Level) {
         *level.of_mut(&mut self.unsettled) = false;
     }
@@ -260,7 +253,7 @@ impl Session {
     pub(super) fn refused(
         &mut self,
         step: Step,
-        why: Refused<'_>,
+        why: Refused,
         behind: impl DoubleEndedIterator<Item = Step>,
     ) -> Result<(), Error> {
         self.ask_again(behind);
@@ -277,7 +270,7 @@ impl Session {
                 }
             },
             // Nothing the user could have left, or the broker will say of the declare what stands against it.
-            Step::Delete(QueueId::Level(level)) => self.deleted(level),
+            Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Check(QueueId::Level(Level::One)) if why.code == NOT_FOUND => {
                 // A new session. Should the other queue have outlived this one, it is not the new one's.
                 self.waiting.retain(|&step| step != Step::Check(QueueId::Level(Level::Zero)));
@@ -287,7 +280,6 @@ impl Session {
             Step::Check(QueueId::Level(_)) => return fatal,
             Step::Declare(queue @ QueueId::Level(Level::One)) if !self.is_clean && !self.has_its_queues() => {
                 match why.code {
-                    PRECONDITION_FAILED if names_auto_delete(why.text) => self.replace_clean_session(),
                     // Of another `subscription_ttl`, or RabbitMQ's plugin's.
                     PRECONDITION_FAILED => {
                         self.declared(queue);
@@ -333,16 +325,6 @@ impl Session {
         Ok(())
     }
 
-    /// What looked like the session is a clean one's, whose client is still there or just was.
-    fn replace_clean_session(&mut self) {
-        let (zero, one) = (QueueId::Level(Level::Zero), QueueId::Level(Level::One));
-        self.is_present = false;
-        self.waiting.retain(|&step| step != Step::Check(zero));
-        for step in [Step::Delete(zero), Step::Declare(one), Step::Delete(one)] {
-            self.waiting.push_front(step);
-        }
-    }
-
     /// The broker has not looked at these steps, the last that were asked.
     pub(super) fn ask_again(&mut self, steps: impl DoubleEndedIterator<Item = Step>) {
         for step in steps.rev() {
@@ -356,18 +338,14 @@ impl Session {
         self.subscriptions.take_answer(&self.queues)
     }
 
-    /// The queues that would be left over if the connection ended now: they go with their consumer, and it has not come.
-    pub(super) fn left_over(&self) -> impl Iterator<Item = Step> {
-        Level::ALL.map(QueueId::Level).into_iter().filter_map(|queue| {
-            let progress = self.queues.progress(queue);
-            let is_orphan = progress.declared != Stage::No && progress.consumed != Stage::Yes;
-            (self.is_clean && is_orphan).then_some(Step::Delete(queue))
-        })
+    /// Gives up what others wait for. All else goes with the connection, or is kept.
+    pub(super) fn release(&self, broker: &mut BrokerSide) {
+        self.lock.release(broker);
     }
 
     /// What it means that a consumer of ours is cancelled.
-    pub(super) fn cancelled(&self, consumer_tag: &[u8]) -> Error {
-        if consumer_tag == lock::CONSUMER_TAG.as_bytes() { Error::TakenOver } else { Error::QueueDeleted }
+    pub(super) fn cancelled(&mut self, consumer_tag: &[u8]) -> Error {
+        if consumer_tag == lock::CONSUMER_TAG.as_bytes() { self.lock.lost() } else { Error::QueueDeleted }
     }
 
     /// The queue of a consumer.
@@ -395,10 +373,4 @@ impl Session {
                 }
             }
     }
-}
-
-/// RabbitMQ: "inequivalent arg 'auto_delete' for queue ...".
-fn names_auto_delete(text: &[u8]) -> bool {
-    const NAME: &[u8] = b"auto_delete";
-    text.windows(NAME.len()).any(|window| window == NAME)
 }

@@ -215,7 +215,11 @@ impl Bridge {
             return;
         }
         match timer {
-            Timer::Login if self.state == State::LoggingIn => self.fail(now, Error::BrokerSilent),
+            Timer::Login if self.state == State::LoggingIn => {
+                // Should the broker only be slow.
+                self.withdraw_will();
+                self.fail(now, Error::BrokerSilent);
+            }
             Timer::Login => self.fail(now, Error::TimedOut(TimedOut::Login)),
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
             Timer::Heartbeat => match self.timers.beat(now) {
@@ -289,6 +293,10 @@ impl Bridge {
             }
             (State::LoggingIn, Some(code)) if error.is_refusal_of_login() => {
                 self.events.push_back(Event::Refused(code, error));
+                // It may be at the broker already, if that is still listening, but nobody has been told that there was a client.
+                if !error.is_end_of_broker() && !self.broker.is_closed() {
+                    self.withdraw_will();
+                }
                 self.give_refusal(code);
                 if error == Error::BrokerGone {
                     self.broker.nudge();
@@ -296,6 +304,10 @@ impl Bridge {
             }
             (State::AwaitConnect | State::LoggingIn | State::Connected, _) => {
                 self.events.push_back(Event::Failed(error));
+                // If it closed a channel only, the connection is still open.
+                if matches!(error, Error::BrokerClosed { .. }) && self.broker.is_closed() {
+                    self.broker.close_ok();
+                }
                 if error.is_end_of_broker() {
                     self.broker.abandon();
                 }

@@ -87,6 +87,11 @@ impl BrokerSide {
         }
     }
 
+    /// Answers the broker's connection.close, on which it ends the connection at once.
+    pub(super) fn close_ok(&mut self) {
+        ClientMethod::CloseOk.encode(&mut self.out, 0);
+    }
+
     /// Stops listening and speaking. What is written stays written.
     pub(super) fn abandon(&mut self) {
         self.publishing = None;

@@ -4,14 +4,17 @@
 
 mod cuts;
 mod deliver;
+mod dollar;
 mod ends;
 mod hostile;
 mod login;
 mod publish;
 mod session;
+mod share;
 mod subscribe;
 mod takeover;
 mod timers;
+mod unauthorized;
 mod will;
 
 use support::{

@@ -138,10 +138,10 @@ impl BrokerSide {
                 return Err(Error::Login(LoginRefusal::from_close(reason.code, reason.text)));
             }
             (_, BrokerMethod::Close(reason)) => {
-                ClientMethod::CloseOk.encode(&mut self.out, 0);
                 let was_closing = self.phase == Phase::Closing;
                 self.phase = Phase::Closed;
                 if was_closing {
+                    self.close_ok();
                     return Ok(Some(Notice::Closed));
                 }
                 return Err(Error::BrokerClosed { code: reason.code, method: reason.method });

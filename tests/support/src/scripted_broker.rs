@@ -75,6 +75,11 @@ impl ScriptedBroker {
         self.queues.insert(queue.into());
     }
 
+    /// How many consumers a queue has.
+    pub fn consumers_of(&self, queue: &str) -> usize {
+        self.consumers.values().filter(|it| it.as_str() == queue).count()
+    }
+
     /// The next requests of this kind, so many, are refused.
     pub fn refuse(
         &mut self,
@@ -140,16 +145,17 @@ impl ScriptedBroker {
                     say::channel_close(404, "NOT_FOUND - no queue", (50, 10))
                 } else {
                     self.has_queue(declare.queue.as_str());
-                    let is_its = |queue: &&String| queue.as_str() == declare.queue.as_str();
-                    let consumers = self.consumers.values().filter(is_its).count() as u32;
-                    say::declared(declare.queue.as_str(), consumers)
+                    let consumers = self.consumers_of(declare.queue.as_str());
+                    say::declared(declare.queue.as_str(), consumers as u32)
                 }
             }
             AMQPClass::Queue(queue::AMQPMethod::Bind(_)) => say::bind_ok(),
             AMQPClass::Queue(queue::AMQPMethod::Unbind(_)) => say::unbind_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => say::qos_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => {
-                self.consumers.insert(consume.consumer_tag.to_string(), consume.queue.to_string());
+                let queue = consume.queue.to_string();
+                let before = self.consumers.insert(consume.consumer_tag.to_string(), queue);
+                assert_eq!(before, None, "a consumer's tag is not used twice");
                 say::consumed(consume.consumer_tag.as_str())
             }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {

@@ -25,6 +25,7 @@ mod from_client;
 mod inflight;
 mod output;
 mod queues;
+mod retained;
 mod session;
 mod subscribe;
 mod timer;
@@ -46,6 +47,9 @@ use broker::BrokerSide;
 use from_broker::Arriving;
 use inflight::{Deliveries, Publications};
 use output::ClientOutput;
+use retained::Retained;
+use retained::keep::Keeper;
+use retained::replay::Replayer;
 use session::Session;
 use timer::{Beat, Timers};
 use will::Will;
@@ -80,6 +84,11 @@ pub struct Bridge {
     /// From CONNECT on.
     session: Option<Session>,
     will: Option<Will>,
+    /// From CONNECT on, where messages are retained.
+    keeper: Option<Keeper>,
+    replayer: Option<Replayer>,
+    /// The message that is arriving from the client and is to be kept.
+    copying: Option<Retained>,
     publications: Publications,
     deliveries: Deliveries,
     arriving: Arriving,
@@ -125,6 +134,9 @@ impl Bridge {
             is_open: false,
             session: None,
             will: None,
+            keeper: None,
+            replayer: None,
+            copying: None,
             publications: Publications::default(),
             deliveries: Deliveries::default(),
             arriving: Arriving::default(),
@@ -228,6 +240,11 @@ impl Bridge {
                 }
                 self.timers.will_at(now + self.config.will_refresh);
             }
+            Timer::Replay => {
+                if let Some(replayer) = &mut self.replayer {
+                    replayer.wake(now, &mut self.broker);
+                }
+            }
             // What the client is owed has had its chance.
             Timer::Linger | Timer::Close => {
                 self.over();
@@ -269,7 +286,13 @@ impl Bridge {
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         match self.state {
             State::AwaitConnect | State::LoggingIn | State::Refusing(_) => Some(self.timers.login()),
-            State::Connected => self.timers.connected(self.broker.is_blocked()),
+            State::Connected => {
+                let replay = self.replayer.as_ref().and_then(Replayer::wakes_at);
+                [self.timers.connected(self.broker.is_blocked()), replay.map(|at| (at, Timer::Replay))]
+                    .into_iter()
+                    .flatten()
+                    .min_by_key(|&(at, _)| at)
+            }
             State::Leaving => Some(self.timers.linger()),
             State::Over => Some((Instant::ZERO, Timer::Close)),
         }
@@ -325,7 +348,8 @@ impl Bridge {
         self.over();
     }
 
-    /// Parts from the broker in good order, so that it handles all that was sent before.
+    /// Parts from the broker in good order, so that it handles all that was sent before: when everything that the client has
+    /// published is kept, see [`Bridge::settle`].
     fn leave(&mut self, now: Instant) {
         if self.state == State::AwaitConnect || self.broker.is_closed() {
             return self.over();
@@ -334,7 +358,7 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
-        self.broker.close();
+        self.forget_copy_under_way();
         self.timers.linger_from(now);
         self.state = State::Leaving;
     }
@@ -354,6 +378,9 @@ impl Bridge {
             && let Err(error) = self.broker.check_budgets()
         {
             self.fail(now, error);
+        }
+        if self.state == State::Leaving && !self.keeper.as_ref().is_some_and(Keeper::is_busy) {
+            self.broker.close();
         }
         if self.pings.waiting > 0 {
             self.probe();

@@ -18,6 +18,10 @@ pub struct QueueNames {
     pub lock: ShortText,
     /// Where the will waits; another one for each connection. `None` when the client id is too long for it.
     pub will: Option<ShortText>,
+    /// The same for a will that is to be retained.
+    pub retained_will: Option<ShortText>,
+    /// Where topics answer which of them have a retained message, in the same way.
+    pub answers: Option<ShortText>,
 }
 
 impl QueueNames {
@@ -25,11 +29,14 @@ impl QueueNames {
     pub fn new(prefix: &str, client_id: &str, nonce: u128) -> Option<Self> {
         let stem = format!("{prefix}{STEM}");
         let name = |ending: &str| ShortText::new(&format!("{stem}{client_id}{ending}"));
-        let will = format!("will{}", URL_SAFE_NO_PAD.encode(nonce.to_be_bytes()));
+        let nonce = URL_SAFE_NO_PAD.encode(nonce.to_be_bytes());
+        let of_connection = |ending: &str| name(&format!("{ending}{nonce}"));
         Some(Self {
             qos: [name("qos0")?, name("qos1")?],
             lock: name("lock")?,
-            will: name(&will),
+            will: of_connection("will"),
+            retained_will: of_connection("rwill"),
+            answers: of_connection("answers"),
             stem: stem.into(),
         })
     }

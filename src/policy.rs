@@ -65,7 +65,7 @@ pub fn admit(config: &Config, peer: &Peer, connect: &Connect<'_>) -> Result<Admi
     };
     let queues =
         QueueNames::new(&config.queue_prefix, &client_id, peer.nonce).ok_or(Refusal::ClientIdTooLong)?;
-    if connect.will.is_some() && queues.will.is_none() {
+    if connect.will.is_some() && queues.retained_will.is_none() {
         return Err(Refusal::ClientIdTooLong);
     }
 

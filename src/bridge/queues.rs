@@ -265,7 +265,7 @@ impl Queues {
     /// queue.delete.
     pub(super) fn delete(&self, queue: QueueId) -> ClientMethod<'_> {
         let if_unused = matches!(queue, QueueId::Shared(_));
-        ClientMethod::QueueDelete { queue: self.name(queue), if_unused }
+        ClientMethod::QueueDelete { queue: self.name(queue), if_unused, if_empty: false }
     }
 
     /// basic.consume.

@@ -347,6 +347,11 @@ impl Session {
         self.subscriptions.take_answer(&self.queues)
     }
 
+    /// The queues of subscriptions, by level.
+    pub(super) fn level_queues(&self) -> [ShortStr<'_>; 2] {
+        Level::ALL.map(|level| self.queues.name(QueueId::Level(level)))
+    }
+
     /// The queue of a consumer.
     pub(super) fn consumed_queue(&self, consumer_tag: &[u8]) -> Option<QueueId> {
         self.queues.by_consumer_tag(consumer_tag)

@@ -9,7 +9,7 @@ use super::channel::{Awaited, Channel, Content, Incoming, Role};
 use super::retained::{keep, replay};
 use super::session::{self, Refused};
 use super::will;
-use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
+use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties};
 use crate::config::Config;
 use crate::error::{BrokerMisbehaved, Error, Limit};
 use login::{Phase, Sequential};

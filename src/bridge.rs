@@ -348,8 +348,7 @@ impl Bridge {
         self.over();
     }
 
-    /// Parts from the broker in good order, so that it handles all that was sent before: when everything that the client has
-    /// published is kept, see [`Bridge::settle`].
+    /// Parts from the broker in good order, so that it handles all that was sent before.
     fn leave(&mut self, now: Instant) {
         if self.state == State::AwaitConnect || self.broker.is_closed() {
             return self.over();
@@ -358,7 +357,8 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
-        self.forget_copy_under_way();
+        self.keep_last_words();
+        self.broker.close();
         self.timers.linger_from(now);
         self.state = State::Leaving;
     }
@@ -378,9 +378,6 @@ impl Bridge {
             && let Err(error) = self.broker.check_budgets()
         {
             self.fail(now, error);
-        }
-        if self.state == State::Leaving && !self.keeper.as_ref().is_some_and(Keeper::is_busy) {
-            self.broker.close();
         }
         if self.pings.waiting > 0 {
             self.probe();

@@ -9,10 +9,13 @@ use super::channel::{Awaited, Channel, Content, Incoming, Role};
 use super::retained::{keep, replay};
 use super::session::{self, Refused};
 use super::will;
-use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties};
+use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
 use crate::config::Config;
 use crate::error::{BrokerMisbehaved, Error, Limit};
 use login::{Phase, Sequential};
+
+/// RabbitMQ's `credit_flow_default_credit` is 400; a little more does no harm.
+const BARRIER: usize = 450;
 
 /// What the broker said, as far as the bridge must know.
 pub(super) enum Notice<'a> {
@@ -227,6 +230,16 @@ impl BrokerSide {
         let out = self.behind_login();
         amqp::publish(out, channel, to, properties, body.len() as u64);
         amqp::body(out, channel, frame_max, body);
+    }
+
+    /// Has the broker handle all that was sent on a channel before it notices that the connection has ended.
+    ///
+    /// The end of a client's bytes is passed on at once, and RabbitMQ then drops what its channels have not looked at yet. But it
+    /// stops reading from a connection when a channel has 400 contents to handle: these are as many, for nobody.
+    pub(super) fn barrier(&mut self, role: Role) {
+        for _ in 0..BARRIER {
+            self.publish_whole(role, Address::queue(ShortStr::EMPTY), Properties::default(), &[]);
+        }
     }
 
     /// Starts to publish a message of `body_size` bytes that is arriving from the broker.

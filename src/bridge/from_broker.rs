@@ -195,7 +195,7 @@ impl Bridge {
                     if let Some(receipt) = receipt {
                         self.client.receipt(receipt);
                     }
-                    self.forget_copy(retained);
+                    self.forget_copies(retained);
                 }
                 self.events.push_back(Event::Unauthorized);
             }

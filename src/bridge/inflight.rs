@@ -90,6 +90,11 @@ impl Publications {
         }
     }
 
+    /// What is to be kept of messages that are not confirmed.
+    pub(super) fn take_retained(&mut self) -> impl Iterator<Item = Retained> + use<> {
+        core::mem::take(&mut self.unconfirmed).into_iter().flatten().filter_map(|publish| publish.retained)
+    }
+
     /// A message is kept, or will not be.
     pub(super) fn kept(&mut self, id: PacketId) -> Option<Receipt> {
         confirm_one(&mut self.by_id, id)

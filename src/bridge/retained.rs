@@ -20,7 +20,8 @@
 pub(super) mod keep;
 pub(super) mod replay;
 
-use super::channel::Role;
+use super::broker::BrokerSide;
+use super::channel::{Awaited, Role};
 use super::{Bridge, from_broker};
 use crate::amqp::{
     Address, ClientMethod, ContentHeader, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags,
@@ -108,6 +109,19 @@ impl Names {
         }
     }
 
+    /// Keeps a message whose queue may not be there yet, or clears.
+    fn keep(&self, message: &Retained, role: Role, broker: &mut BrokerSide) {
+        let Retained { place, qos, payload, .. } = message;
+        if payload.is_empty() {
+            return broker.request(role, place.clear(), Awaited::Keep(keep::Step::Delete));
+        }
+        broker.request(role, place.declare(), Awaited::Keep(keep::Step::Declare));
+        for binding in self.bindings(place) {
+            broker.request(role, self.bind(place, &binding), Awaited::Keep(keep::Step::Bind));
+        }
+        broker.publish_whole(role, self.address(&place.own_key), kept_at(*qos), payload);
+    }
+
     /// Where the dead messages go that are to be kept at a place.
     pub(super) fn dead_letter<'a>(&'a self, place: &'a Place) -> DeadLetter<'a> {
         DeadLetter { exchange: self.exchange.as_short(), routing_key: Some(place.own_key.as_short()) }
@@ -131,6 +145,11 @@ impl Place {
         };
         let flags = QueueFlags { durable: true, ..QueueFlags::default() };
         ClientMethod::QueueDeclare { queue: self.queue(), flags, arguments }
+    }
+
+    /// queue.delete.
+    fn clear(&self) -> ClientMethod<'_> {
+        ClientMethod::QueueDelete { queue: self.queue(), if_unused: false, if_empty: false }
     }
 }
 
@@ -169,15 +188,26 @@ impl Bridge {
         }
     }
 
-    /// The rest of a PUBLISH will not come.
-    pub(super) fn forget_copy_under_way(&mut self) {
-        let message = self.copying.take();
-        self.forget_copy(message);
+    /// The client goes, and perhaps its bytes have ended: what is not kept yet is sent behind the messages themselves, without
+    /// waiting for anything. If one of them is refused, the broker closes its channel and looks at nothing behind it.
+    pub(super) fn keep_last_words(&mut self) {
+        let Some(keeper) = self.keeper.take() else { return };
+        let (names, messages) = keeper.into_parts();
+        let mut messages = messages.chain(self.publications.take_retained()).peekable();
+        if messages.peek().is_none() {
+            return;
+        }
+        self.broker.request(Role::Confirm, names.declare(), Awaited::Keep(keep::Step::Exchange));
+        for message in messages {
+            names.keep(&message, Role::Confirm, &mut self.broker);
+        }
+        self.broker.barrier(Role::Confirm);
     }
 
-    /// A message is not to be kept after all.
-    pub(super) fn forget_copy(&mut self, message: Option<Retained>) {
-        if let (Some(keeper), Some(message)) = (&mut self.keeper, message) {
+    /// A message is not to be kept after all, nor is one that is still arriving behind it.
+    pub(super) fn forget_copies(&mut self, message: Option<Retained>) {
+        let Some(keeper) = &mut self.keeper else { return };
+        for message in message.into_iter().chain(self.copying.take()) {
             keeper.forget(message.payload_len);
         }
     }

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::{Names, Retained, kept_at};
-use crate::amqp::ClientMethod;
 use crate::amqp::reply_code::NOT_FOUND;
 use crate::bridge::broker::BrokerSide;
 use crate::bridge::channel::{Awaited, Role};
@@ -113,9 +112,12 @@ impl Keeper {
         self.bytes = self.bytes.saturating_sub(payload_len);
     }
 
-    /// Whether there is a message that is not done.
-    pub(in crate::bridge) const fn is_busy(&self) -> bool {
-        self.messages > 0
+    /// The names, and the messages that are not known to be kept.
+    pub(in crate::bridge) fn into_parts(self) -> (Rc<Names>, impl Iterator<Item = Retained>) {
+        let Self { names, is_off, current, mut waiting, order, .. } = self;
+        let waiting = order.into_iter().filter_map(move |name| waiting.remove(&name));
+        let jobs = current.into_iter().map(|current| current.job).chain(waiting);
+        (names, jobs.filter(move |_| !is_off).map(|job| job.message))
     }
 
     /// Keeps a message that the broker has taken, so that the client may publish it.
@@ -164,9 +166,8 @@ impl Keeper {
         }
         match current.stage {
             Stage::Deleting => {
-                let queue = current.job.message.place.queue();
-                let delete = ClientMethod::QueueDelete { queue, if_unused: false, if_empty: false };
-                broker.request(Role::Keep, delete, Awaited::Keep(Step::Delete));
+                let clear = current.job.message.place.clear();
+                broker.request(Role::Keep, clear, Awaited::Keep(Step::Delete));
             }
             Stage::Publishing { .. } => self.publish(broker),
         }
@@ -208,13 +209,10 @@ impl Keeper {
     }
 
     fn create(&mut self, broker: &mut BrokerSide) {
-        let Some(Current { job, .. }) = &self.current else { return };
-        let place = &job.message.place;
-        broker.request(Role::Keep, place.declare(), Awaited::Keep(Step::Declare));
-        for binding in self.names.bindings(place) {
-            broker.request(Role::Keep, self.names.bind(place, &binding), Awaited::Keep(Step::Bind));
-        }
-        self.publish(broker);
+        let Some(Current { job, stage, .. }) = &mut self.current else { return };
+        self.names.keep(&job.message, Role::Keep, broker);
+        *stage = Stage::Publishing { returned: false };
+        self.published += 1;
     }
 
     /// A step is done.

@@ -87,14 +87,20 @@ impl Will {
     pub(super) fn deposit(&mut self, broker: &mut BrokerSide, exchange: ShortStr<'_>) {
         broker.request(Role::Will, ClientMethod::TxSelect, Awaited::Will(Step::Select));
         let routing_key = ShortStr::new(&self.routing_key);
-        hold(broker, &self.queue, CONSUMER_TAG, DeadLetter { exchange, routing_key });
+        declare(broker, &self.queue, DeadLetter { exchange, routing_key });
         if let Some(Keeping { queue, names, place, .. }) = &self.keeping {
             broker.request(Role::Will, names.declare(), Awaited::Will(Step::Exchange));
             broker.request(Role::Will, place.declare(), Awaited::Will(Step::Place));
             for binding in names.bindings(place) {
                 broker.request(Role::Will, names.bind(place, &binding), Awaited::Will(Step::Bind));
             }
-            hold(broker, queue, KEEPING_TAG, names.dead_letter(place));
+            declare(broker, queue, names.dead_letter(place));
+        }
+        // Before the messages: with nobody to take them, they would be dead on arrival. And behind all else, since RabbitMQ's
+        // answer to a consume may come after those to what is asked behind it.
+        consume(broker, &self.queue, CONSUMER_TAG);
+        if let Some(Keeping { queue, .. }) = &self.keeping {
+            consume(broker, queue, KEEPING_TAG);
         }
         self.publish(broker);
     }
@@ -168,9 +174,7 @@ impl Will {
     }
 }
 
-/// Declares a queue for the will and consumes it.
-fn hold(broker: &mut BrokerSide, queue: &ShortText, consumer_tag: ShortStr<'_>, dead_letter: DeadLetter<'_>) {
-    let queue = queue.as_short();
+fn declare(broker: &mut BrokerSide, queue: &ShortText, dead_letter: DeadLetter<'_>) {
     let arguments = QueueArguments {
         expires: Some(EXPIRES_MS),
         message_ttl: Some(0),
@@ -178,10 +182,13 @@ fn hold(broker: &mut BrokerSide, queue: &ShortText, consumer_tag: ShortStr<'_>, 
         ..QueueArguments::default()
     };
     let flags = QueueFlags { durable: true, ..QueueFlags::default() };
-    let declare = ClientMethod::QueueDeclare { queue, flags, arguments };
-    // Before the message: with nobody to take it, it would be dead on arrival.
-    let consume = ClientMethod::BasicConsume { queue, consumer_tag, no_ack: false, exclusive: true };
+    let declare = ClientMethod::QueueDeclare { queue: queue.as_short(), flags, arguments };
     broker.request(Role::Will, declare, Awaited::Will(Step::Declare));
+}
+
+fn consume(broker: &mut BrokerSide, queue: &ShortText, consumer_tag: ShortStr<'_>) {
+    let consume =
+        ClientMethod::BasicConsume { queue: queue.as_short(), consumer_tag, no_ack: false, exclusive: true };
     broker.request(Role::Will, consume, Awaited::Will(Step::Consume));
 }
 

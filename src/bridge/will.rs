@@ -171,6 +171,7 @@ impl Will {
                 delete(keeping.place.queue(), true);
             }
         }
+        broker.barrier(Role::Will);
     }
 }
 

@@ -26,6 +26,7 @@ mod inflight;
 mod lock;
 mod output;
 mod queues;
+mod retained;
 mod session;
 mod subscribe;
 mod timer;
@@ -47,6 +48,9 @@ use broker::BrokerSide;
 use from_broker::Arriving;
 use inflight::{Deliveries, Publications};
 use output::ClientOutput;
+use retained::Retained;
+use retained::keep::Keeper;
+use retained::replay::Replayer;
 use session::Session;
 use timer::{Beat, Timers};
 use will::Will;
@@ -81,6 +85,11 @@ pub struct Bridge {
     /// From CONNECT on.
     session: Option<Session>,
     will: Option<Will>,
+    /// From CONNECT on, where messages are retained.
+    keeper: Option<Keeper>,
+    replayer: Option<Replayer>,
+    /// The message that is arriving from the client and is to be kept.
+    copying: Option<Retained>,
     publications: Publications,
     deliveries: Deliveries,
     arriving: Arriving,
@@ -126,6 +135,9 @@ impl Bridge {
             is_open: false,
             session: None,
             will: None,
+            keeper: None,
+            replayer: None,
+            copying: None,
             publications: Publications::default(),
             deliveries: Deliveries::default(),
             arriving: Arriving::default(),
@@ -233,6 +245,11 @@ impl Bridge {
                 }
                 self.timers.will_at(now + self.config.will_refresh);
             }
+            Timer::Replay => {
+                if let Some(replayer) = &mut self.replayer {
+                    replayer.wake(now, &mut self.broker);
+                }
+            }
             // What the client is owed has had its chance.
             Timer::Linger | Timer::Close => {
                 self.over();
@@ -274,7 +291,13 @@ impl Bridge {
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         match self.state {
             State::AwaitConnect | State::LoggingIn | State::Refusing(_) => Some(self.timers.login()),
-            State::Connected => self.timers.connected(self.broker.is_blocked()),
+            State::Connected => {
+                let replay = self.replayer.as_ref().and_then(Replayer::wakes_at);
+                [self.timers.connected(self.broker.is_blocked()), replay.map(|at| (at, Timer::Replay))]
+                    .into_iter()
+                    .flatten()
+                    .min_by_key(|&(at, _)| at)
+            }
             State::Leaving => Some(self.timers.linger()),
             State::Over => Some((Instant::ZERO, Timer::Close)),
         }
@@ -347,6 +370,7 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
+        self.keep_last_words();
         if let Some(session) = &self.session {
             session.release(&mut self.broker);
         }

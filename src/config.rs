@@ -42,6 +42,8 @@ pub struct Config {
     pub will_refresh: Duration,
     /// What becomes of a client whose PUBLISH the broker does not permit.
     pub on_unauthorized: OnUnauthorized,
+    /// Whether messages are retained; else clients' RETAIN bits are passed over.
+    pub retained: bool,
     /// Unacknowledged QoS 1 deliveries per client, 1 to 65535.
     pub prefetch: u16,
     /// Budgets and deadlines.
@@ -62,6 +64,8 @@ pub struct Limits {
     pub max_packet_size_authenticated: u32,
     /// Largest AMQP frame we propose, in bytes.
     pub frame_max: u32,
+    /// Largest payload that is retained, in bytes.
+    pub retained_max_size: u32,
     /// From the connection's start to CONNACK.
     pub login_timeout: Duration,
 }
@@ -156,6 +160,8 @@ struct RawConfig {
     qos0_max_length: Number,
     will_refresh: Number,
     on_unauthorized: OnUnauthorized,
+    retained: bool,
+    retained_max_size: Number,
     prefetch: Number,
     login_timeout: Number,
     max_credentials_size: Number,
@@ -211,6 +217,8 @@ impl Default for RawConfig {
             qos0_max_length: Number(10_000.0),
             will_refresh: Number(900_000.0),
             on_unauthorized: OnUnauthorized::default(),
+            retained: true,
+            retained_max_size: Number(65_536.0),
             prefetch: Number(10.0),
             login_timeout: Number(10_000.0),
             max_credentials_size: Number(3_584.0),
@@ -303,6 +311,7 @@ impl TryFrom<RawConfig> for Config {
             qos0_max_length: raw.qos0_max_length.within("qos0_max_length", 1, u64::from(u32::MAX))? as u32,
             will_refresh: Duration::from_millis(raw.will_refresh.within("will_refresh", 100, 86_400_000)?),
             on_unauthorized: raw.on_unauthorized,
+            retained: raw.retained,
             prefetch: raw.prefetch.within("prefetch", 1, u64::from(u16::MAX))? as u16,
             limits: Limits {
                 max_credentials_size: raw.max_credentials_size.within("max_credentials_size", 1, 65_535)?
@@ -317,6 +326,7 @@ impl TryFrom<RawConfig> for Config {
                     128,
                     u64::from(mqtt::MAX_REMAINING_LENGTH) + 5,
                 )? as u32,
+                retained_max_size: raw.retained_max_size.within("retained_max_size", 0, 1 << 20)? as u32,
                 frame_max: raw.frame_max.within("frame_max", u64::from(amqp::FRAME_MIN_SIZE), 1 << 24)?
                     as u32,
                 login_timeout: Duration::from_millis(raw.login_timeout.within(

@@ -23,6 +23,14 @@ pub enum Event {
     Undeliverable,
     /// The broker did not permit a PUBLISH, which was dropped.
     Unauthorized,
+    /// A message is kept for subscribers to come.
+    Kept,
+    /// There is no such message any more.
+    Cleared,
+    /// A kept message was given to a new subscriber.
+    Replayed,
+    /// A message was to be kept and is not: it is too large, too many wait, or the broker does not permit it.
+    Unkept,
 }
 
 /// How loud an event is in the log: debug is per connection, info is for refusals, warnings and errors are for people.
@@ -38,7 +46,7 @@ pub enum Level {
 
 impl Event {
     /// Names of all counters, in the order of [`Event::counter`].
-    pub const COUNTERS: [&'static str; 20] = [
+    pub const COUNTERS: [&'static str; 24] = [
         "leveret.connack.accepted",
         "leveret.connack.unacceptable_protocol_version",
         "leveret.connack.identifier_rejected",
@@ -59,6 +67,10 @@ impl Event {
         "leveret.undeliverable",
         "leveret.closed.taken_over",
         "leveret.unauthorized",
+        "leveret.retained.kept",
+        "leveret.retained.cleared",
+        "leveret.retained.replayed",
+        "leveret.retained.unkept",
     ];
 
     /// Index into [`Event::COUNTERS`] of the counter to which this event adds one.
@@ -82,14 +94,24 @@ impl Event {
             },
             Self::Undeliverable => 17,
             Self::Unauthorized => 19,
+            Self::Kept => 20,
+            Self::Cleared => 21,
+            Self::Replayed => 22,
+            Self::Unkept => 23,
         }
     }
 
     /// The level of its log line.
     pub const fn level(self) -> Level {
         match self {
-            Self::Accepted | Self::Disconnected | Self::ClientGone | Self::Undeliverable => Level::Debug,
-            Self::Unauthorized => Level::Info,
+            Self::Accepted
+            | Self::Disconnected
+            | Self::ClientGone
+            | Self::Undeliverable
+            | Self::Kept
+            | Self::Cleared
+            | Self::Replayed => Level::Debug,
+            Self::Unauthorized | Self::Unkept => Level::Info,
             Self::Refused(_, error) | Self::Failed(error) => match error {
                 Error::Malformed(_)
                 | Error::Misbehaved(_)
@@ -128,6 +150,10 @@ impl fmt::Display for Event {
             Self::Failed(error) => write!(f, "closed: {error}"),
             Self::Undeliverable => f.write_str("dropped a message that MQTT cannot carry"),
             Self::Unauthorized => f.write_str("dropped a PUBLISH that the broker does not permit"),
+            Self::Kept => f.write_str("retained a message"),
+            Self::Cleared => f.write_str("cleared a retained message"),
+            Self::Replayed => f.write_str("gave a retained message to a subscriber"),
+            Self::Unkept => f.write_str("did not retain a message"),
         }
     }
 }

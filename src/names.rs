@@ -27,6 +27,10 @@ pub struct QueueNames {
     pub lock_mark: u16,
     /// Where the will waits.
     pub will: ShortText,
+    /// The same for a will that is to be retained.
+    pub retained_will: ShortText,
+    /// Where topics answer which of them have a retained message.
+    pub answers: ShortText,
 }
 
 impl QueueNames {
@@ -42,6 +46,8 @@ impl QueueNames {
             lock: name("lock")?,
             lock_mark: (folded >> 50) as u16,
             will: name(&format!("will.{own}"))?,
+            retained_will: name(&format!("kept.{own}"))?,
+            answers: name(&format!("answers.{own}"))?,
             stem: stem.into(),
         })
     }

@@ -139,6 +139,12 @@ pub fn matches(binding_key: &[u8], routing_key: &[u8]) -> bool {
     }
 }
 
+/// The same for a subscription: a topic that starts with `$` is not matched by a wildcard there. [MQTT-4.7.2-1]
+pub fn subscribes(binding_key: &[u8], routing_key: &[u8]) -> bool {
+    (routing_key.first() != Some(&b'$') || binding_key.first() == Some(&b'$'))
+        && matches(binding_key, routing_key)
+}
+
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     key.split(|&b| b == b'.')
 }

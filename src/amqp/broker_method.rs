@@ -41,8 +41,12 @@ pub enum BrokerMethod<'a> {
     ChannelFlowOk,
     /// channel.close.
     ChannelClose(Reason<'a>),
+    /// exchange.declare-ok.
+    ExchangeDeclareOk,
     /// queue.declare-ok.
     QueueDeclareOk {
+        /// How many messages wait in it.
+        message_count: u32,
         /// How many consume it.
         consumer_count: u32,
     },
@@ -69,9 +73,20 @@ pub enum BrokerMethod<'a> {
         delivery_tag: u64,
         /// Perhaps delivered before.
         redelivered: bool,
+        /// As published; empty for the default one.
+        exchange: &'a [u8],
         /// As published.
         routing_key: &'a [u8],
     },
+    /// basic.return: a mandatory message that no queue took; content follows.
+    BasicReturn,
+    /// basic.get-ok; content follows.
+    BasicGetOk {
+        /// For the acknowledgement.
+        delivery_tag: u64,
+    },
+    /// basic.get-empty.
+    BasicGetEmpty,
     /// basic.ack: a publisher confirm, RabbitMQ's.
     BasicAck {
         /// The publish, counted from 1 since confirm.select.
@@ -89,6 +104,8 @@ pub enum BrokerMethod<'a> {
     TxSelectOk,
     /// tx.commit-ok.
     TxCommitOk,
+    /// tx.rollback-ok.
+    TxRollbackOk,
 }
 
 /// Why the broker closes a connection or a channel.
@@ -129,10 +146,10 @@ impl<'a> BrokerMethod<'a> {
             MethodId::CHANNEL_FLOW => Self::ChannelFlow { active: r.u8()? & 1 == 1 },
             MethodId::CHANNEL_FLOW_OK => Self::ChannelFlowOk,
             MethodId::CHANNEL_CLOSE => Self::ChannelClose(Reason::decode(&mut r)?),
+            MethodId::EXCHANGE_DECLARE_OK => Self::ExchangeDeclareOk,
             MethodId::QUEUE_DECLARE_OK => {
                 r.prefixed_u8()?; // queue
-                r.u32()?; // message-count
-                Self::QueueDeclareOk { consumer_count: r.u32()? }
+                Self::QueueDeclareOk { message_count: r.u32()?, consumer_count: r.u32()? }
             }
             MethodId::QUEUE_DELETE_OK => Self::QueueDeleteOk,
             MethodId::QUEUE_BIND_OK => Self::QueueBindOk,
@@ -143,15 +160,19 @@ impl<'a> BrokerMethod<'a> {
             MethodId::BASIC_DELIVER => {
                 let (consumer_tag, delivery_tag, redelivered) =
                     (r.prefixed_u8()?, r.u64()?, r.u8()? & 1 == 1);
-                r.prefixed_u8()?; // exchange
-                Self::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key: r.prefixed_u8()? }
+                let (exchange, routing_key) = (r.prefixed_u8()?, r.prefixed_u8()?);
+                Self::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
             }
+            MethodId::BASIC_RETURN => Self::BasicReturn,
+            MethodId::BASIC_GET_OK => Self::BasicGetOk { delivery_tag: r.u64()? },
+            MethodId::BASIC_GET_EMPTY => Self::BasicGetEmpty,
             MethodId::BASIC_ACK => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
             MethodId::BASIC_NACK => Self::BasicNack,
             MethodId::CONFIRM_SELECT_OK => Self::ConfirmSelectOk,
             MethodId::BASIC_CANCEL_OK => Self::BasicCancelOk,
             MethodId::TX_SELECT_OK => Self::TxSelectOk,
             MethodId::TX_COMMIT_OK => Self::TxCommitOk,
+            MethodId::TX_ROLLBACK_OK => Self::TxRollbackOk,
             _ => return Err(DecodeError::UnknownMethod),
         })
     }

@@ -26,6 +26,8 @@ pub struct QueueArguments<'a> {
     pub message_ttl: Option<i64>,
     /// `x-max-length`: with more messages than this, the oldest goes.
     pub max_length: Option<i64>,
+    /// `x-max-priority`: messages of higher priority stand in front of the others, and are the first to be dropped.
+    pub max_priority: Option<i64>,
     /// `x-single-active-consumer`: one consumer at a time, the next when it is gone.
     pub single_active_consumer: bool,
     /// Where dead messages go.
@@ -37,8 +39,8 @@ pub struct QueueArguments<'a> {
 pub struct DeadLetter<'a> {
     /// `x-dead-letter-exchange`.
     pub exchange: ShortStr<'a>,
-    /// `x-dead-letter-routing-key`.
-    pub routing_key: ShortStr<'a>,
+    /// `x-dead-letter-routing-key`; without it, messages keep their own keys.
+    pub routing_key: Option<ShortStr<'a>>,
 }
 
 impl QueueArguments<'_> {
@@ -54,12 +56,17 @@ impl QueueArguments<'_> {
             if let Some(messages) = self.max_length {
                 t.long("x-max-length", messages);
             }
+            if let Some(priority) = self.max_priority {
+                t.long("x-max-priority", priority);
+            }
             if self.single_active_consumer {
                 t.bool("x-single-active-consumer", true);
             }
             if let Some(DeadLetter { exchange, routing_key }) = self.dead_letter {
                 t.string("x-dead-letter-exchange", exchange.as_bytes());
-                t.string("x-dead-letter-routing-key", routing_key.as_bytes());
+                if let Some(routing_key) = routing_key {
+                    t.string("x-dead-letter-routing-key", routing_key.as_bytes());
+                }
             }
         });
     }
@@ -113,6 +120,11 @@ pub enum ClientMethod<'a> {
     },
     /// channel.close-ok.
     ChannelCloseOk,
+    /// exchange.declare, of a durable one of type direct.
+    ExchangeDeclare {
+        /// Its name.
+        exchange: ShortStr<'a>,
+    },
     /// queue.declare.
     QueueDeclare {
         /// Its name.
@@ -128,6 +140,8 @@ pub enum ClientMethod<'a> {
         queue: ShortStr<'a>,
         /// Refuse when it has a consumer.
         if_unused: bool,
+        /// Refuse when it has a message.
+        if_empty: bool,
     },
     /// queue.bind.
     QueueBind {
@@ -174,9 +188,23 @@ pub enum ClientMethod<'a> {
         exchange: ShortStr<'a>,
         /// The routing key.
         routing_key: ShortStr<'a>,
+        /// To be returned when no queue takes it.
+        mandatory: bool,
+    },
+    /// basic.get.
+    BasicGet {
+        /// The queue.
+        queue: ShortStr<'a>,
+        /// It counts as acknowledged when it is sent.
+        no_ack: bool,
     },
     /// basic.ack, of one delivery.
     BasicAck {
+        /// As delivered.
+        delivery_tag: u64,
+    },
+    /// basic.nack, of one delivery, which goes back to its place in the queue: RabbitMQ's.
+    BasicNack {
         /// As delivered.
         delivery_tag: u64,
     },
@@ -186,6 +214,8 @@ pub enum ClientMethod<'a> {
     TxSelect,
     /// tx.commit.
     TxCommit,
+    /// tx.rollback.
+    TxRollback,
 }
 
 impl ClientMethod<'_> {
@@ -201,6 +231,7 @@ impl ClientMethod<'_> {
             Self::ChannelFlow => MethodId::CHANNEL_FLOW,
             Self::ChannelFlowOk { .. } => MethodId::CHANNEL_FLOW_OK,
             Self::ChannelCloseOk => MethodId::CHANNEL_CLOSE_OK,
+            Self::ExchangeDeclare { .. } => MethodId::EXCHANGE_DECLARE,
             Self::QueueDeclare { .. } => MethodId::QUEUE_DECLARE,
             Self::QueueDelete { .. } => MethodId::QUEUE_DELETE,
             Self::QueueBind { .. } => MethodId::QUEUE_BIND,
@@ -208,11 +239,14 @@ impl ClientMethod<'_> {
             Self::BasicQos { .. } => MethodId::BASIC_QOS,
             Self::BasicConsume { .. } => MethodId::BASIC_CONSUME,
             Self::BasicPublish { .. } => MethodId::BASIC_PUBLISH,
+            Self::BasicGet { .. } => MethodId::BASIC_GET,
             Self::BasicAck { .. } => MethodId::BASIC_ACK,
+            Self::BasicNack { .. } => MethodId::BASIC_NACK,
             Self::BasicCancel { .. } => MethodId::BASIC_CANCEL,
             Self::ConfirmSelect => MethodId::CONFIRM_SELECT,
             Self::TxSelect => MethodId::TX_SELECT,
             Self::TxCommit => MethodId::TX_COMMIT,
+            Self::TxRollback => MethodId::TX_ROLLBACK,
         }
     }
 
@@ -255,16 +289,23 @@ impl ClientMethod<'_> {
             Self::ChannelOpen => out.push(0), // reserved: out-of-band
             Self::ChannelFlow => out.push(1),
             Self::ChannelFlowOk { active } => out.push(u8::from(active)),
+            Self::ExchangeDeclare { exchange } => {
+                reserved_ticket(out);
+                exchange.encode(out);
+                ShortStr::literal("direct").encode(out);
+                out.push(bits([false, true, false, false])); // passive, durable, auto-delete, internal
+                TableWriter::write(out, |_| ());
+            }
             Self::QueueDeclare { queue, flags, arguments } => {
                 reserved_ticket(out);
                 queue.encode(out);
                 out.push(bits([flags.passive, flags.durable, flags.exclusive, flags.auto_delete]));
                 arguments.encode(out);
             }
-            Self::QueueDelete { queue, if_unused } => {
+            Self::QueueDelete { queue, if_unused, if_empty } => {
                 reserved_ticket(out);
                 queue.encode(out);
-                out.push(bits([if_unused, false, false, false])); // if-empty, no-wait
+                out.push(bits([if_unused, if_empty, false, false])); // no-wait
             }
             Self::QueueBind { queue, exchange, routing_key } => {
                 reserved_ticket(out);
@@ -301,18 +342,27 @@ impl ClientMethod<'_> {
                 consumer_tag.encode(out);
                 out.push(0); // no-wait
             }
-            Self::BasicPublish { exchange, routing_key } => {
+            Self::BasicPublish { exchange, routing_key, mandatory } => {
                 reserved_ticket(out);
                 exchange.encode(out);
                 routing_key.encode(out);
-                out.push(0); // mandatory, immediate
+                out.push(bits([mandatory, false, false, false])); // immediate
+            }
+            Self::BasicGet { queue, no_ack } => {
+                reserved_ticket(out);
+                queue.encode(out);
+                out.push(bits([no_ack, false, false, false]));
             }
             Self::BasicAck { delivery_tag } => {
                 out.extend_from_slice(&delivery_tag.to_be_bytes());
                 out.push(0); // multiple
             }
+            Self::BasicNack { delivery_tag } => {
+                out.extend_from_slice(&delivery_tag.to_be_bytes());
+                out.push(bits([false, true, false, false])); // multiple, requeue
+            }
             Self::ConfirmSelect => out.push(0), // no-wait
-            Self::CloseOk | Self::ChannelCloseOk | Self::TxSelect | Self::TxCommit => {}
+            Self::CloseOk | Self::ChannelCloseOk | Self::TxSelect | Self::TxCommit | Self::TxRollback => {}
         }
     }
 }

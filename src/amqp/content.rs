@@ -46,15 +46,31 @@ impl<'a> ContentHeader<'a> {
             Ok(_) | Err(_) => None,
         }
     }
+
+    /// The header `key` as text; `None` as above.
+    pub fn text(&self, key: &[u8]) -> Option<&'a [u8]> {
+        match self.headers.find(key) {
+            Ok(Some(Value::Bytes(text))) => Some(text),
+            Ok(_) | Err(_) => None,
+        }
+    }
 }
 
 /// Properties of a message we publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Properties {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Properties<'a> {
     /// `delivery_mode` 2 rather than 1.
     pub persistent: bool,
     /// Headers for MQTT plugins of the broker's own.
     pub mqtt_headers: Option<MqttHeaders>,
+    /// Header [`RETAINED`].
+    pub retained: Option<&'a [u8]>,
+    /// Header `CC`: a second routing key.
+    pub cc: Option<&'a [u8]>,
+    /// `priority`, among those of a queue that knows them.
+    pub priority: Option<u8>,
+    /// `expiration` 0: dead unless it is delivered at once.
+    pub expires_at_once: bool,
 }
 
 /// What RabbitMQ's MQTT plugin before 3.13 says of an MQTT message in its headers.
@@ -69,34 +85,66 @@ pub struct MqttHeaders {
 /// The header with a message's QoS: rabbit_mqtt_processor of 3.10 writes it, and reads it on delivery.
 pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
 
-impl Properties {
+/// The header of a retained message on its way to a new subscriber: its topic, as a routing key.
+pub const RETAINED: &str = "x-leveret-retained";
+
+impl Properties<'_> {
     /// Appends a content-header frame for a body of `body_size` bytes.
     pub fn encode(self, out: &mut Vec<u8>, channel: u16, body_size: u64) {
-        let flags = 1_u16 << 12 | u16::from(self.mqtt_headers.is_some()) << 13;
+        let Self { persistent, mqtt_headers, retained, cc, priority, expires_at_once } = self;
+        let has_headers = mqtt_headers.is_some() || retained.is_some() || cc.is_some();
+        let flags = 1_u16 << 12
+            | u16::from(has_headers) << 13
+            | u16::from(priority.is_some()) << 11
+            | u16::from(expires_at_once) << 8;
         frame(out, Kind::Header, channel, |out| {
             out.extend_from_slice(&BASIC.to_be_bytes());
             out.extend_from_slice(&0_u16.to_be_bytes());
             out.extend_from_slice(&body_size.to_be_bytes());
             out.extend_from_slice(&flags.to_be_bytes());
-            if let Some(MqttHeaders { publish_qos, dup }) = self.mqtt_headers {
+            if has_headers {
                 TableWriter::write(out, |t| {
-                    t.byte(PUBLISH_QOS, publish_qos).bool("x-mqtt-dup", dup);
+                    if let Some(MqttHeaders { publish_qos, dup }) = mqtt_headers {
+                        t.byte(PUBLISH_QOS, publish_qos).bool("x-mqtt-dup", dup);
+                    }
+                    if let Some(routing_key) = retained {
+                        t.string(RETAINED, routing_key);
+                    }
+                    if let Some(routing_key) = cc {
+                        t.array("CC", routing_key);
+                    }
                 });
             }
-            out.push(if self.persistent { 2 } else { 1 });
+            out.push(if persistent { 2 } else { 1 });
+            out.extend(priority);
+            if expires_at_once {
+                ShortStr::literal("0").encode(out);
+            }
         });
     }
 }
 
+/// Where a message that we publish goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address<'a> {
+    /// The exchange.
+    pub exchange: ShortStr<'a>,
+    /// The routing key.
+    pub routing_key: ShortStr<'a>,
+    /// To be returned when no queue takes it.
+    pub mandatory: bool,
+}
+
+impl<'a> Address<'a> {
+    /// A queue, through the default exchange.
+    pub const fn queue(name: ShortStr<'a>) -> Self {
+        Self { exchange: ShortStr::EMPTY, routing_key: name, mandatory: false }
+    }
+}
+
 /// Appends basic.publish and its content header; `body_size` bytes of body are to follow in body frames.
-pub fn publish(
-    out: &mut Vec<u8>,
-    channel: u16,
-    exchange: ShortStr<'_>,
-    routing_key: ShortStr<'_>,
-    properties: Properties,
-    body_size: u64,
-) {
-    super::ClientMethod::BasicPublish { exchange, routing_key }.encode(out, channel);
+pub fn publish(out: &mut Vec<u8>, channel: u16, to: Address<'_>, properties: Properties<'_>, body_size: u64) {
+    let Address { exchange, routing_key, mandatory } = to;
+    super::ClientMethod::BasicPublish { exchange, routing_key, mandatory }.encode(out, channel);
     properties.encode(out, channel, body_size);
 }

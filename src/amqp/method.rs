@@ -37,6 +37,8 @@ methods! {
     CHANNEL_FLOW_OK = 20, 21, "channel.flow-ok";
     CHANNEL_CLOSE = 20, 40, "channel.close";
     CHANNEL_CLOSE_OK = 20, 41, "channel.close-ok";
+    EXCHANGE_DECLARE = 40, 10, "exchange.declare";
+    EXCHANGE_DECLARE_OK = 40, 11, "exchange.declare-ok";
     QUEUE_DECLARE = 50, 10, "queue.declare";
     QUEUE_DECLARE_OK = 50, 11, "queue.declare-ok";
     QUEUE_BIND = 50, 20, "queue.bind";
@@ -52,7 +54,11 @@ methods! {
     BASIC_CANCEL = 60, 30, "basic.cancel";
     BASIC_CANCEL_OK = 60, 31, "basic.cancel-ok";
     BASIC_PUBLISH = 60, 40, "basic.publish";
+    BASIC_RETURN = 60, 50, "basic.return";
     BASIC_DELIVER = 60, 60, "basic.deliver";
+    BASIC_GET = 60, 70, "basic.get";
+    BASIC_GET_OK = 60, 71, "basic.get-ok";
+    BASIC_GET_EMPTY = 60, 72, "basic.get-empty";
     BASIC_ACK = 60, 80, "basic.ack";
     BASIC_NACK = 60, 120, "basic.nack";
     CONFIRM_SELECT = 85, 10, "confirm.select";
@@ -61,4 +67,6 @@ methods! {
     TX_SELECT_OK = 90, 11, "tx.select-ok";
     TX_COMMIT = 90, 20, "tx.commit";
     TX_COMMIT_OK = 90, 21, "tx.commit-ok";
+    TX_ROLLBACK = 90, 30, "tx.rollback";
+    TX_ROLLBACK_OK = 90, 31, "tx.rollback-ok";
 }

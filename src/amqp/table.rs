@@ -113,6 +113,16 @@ impl<'o> TableWriter<'o> {
         self
     }
 
+    /// An array of one long string.
+    pub fn array(&mut self, key: &'static str, value: &[u8]) -> &mut Self {
+        self.key(key, b'A');
+        prefix_u32(self.0, |out| {
+            out.push(b'S');
+            prefix_u32(out, |out| out.extend_from_slice(value));
+        });
+        self
+    }
+
     /// A nested table.
     pub fn table(&mut self, key: &'static str, entries: impl FnOnce(&mut TableWriter<'_>)) -> &mut Self {
         self.key(key, b'F');

@@ -5,13 +5,17 @@ mod login;
 
 use std::collections::VecDeque;
 
-use super::channel::{Awaited, Channel, Incoming, Role};
+use super::channel::{Awaited, Channel, Content, Incoming, Role};
+use super::retained::{keep, replay};
 use super::session::{self, Refused};
 use super::will;
-use crate::amqp::{self, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
+use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
 use crate::config::Config;
 use crate::error::{BrokerMisbehaved, Error, Limit};
 use login::{Phase, Sequential};
+
+/// RabbitMQ's `credit_flow_default_credit` is 400; a little more does no harm.
+const BARRIER: usize = 450;
 
 /// What the broker said, as far as the bridge must know.
 pub(super) enum Notice<'a> {
@@ -19,19 +23,38 @@ pub(super) enum Notice<'a> {
     Open,
     /// A step of the session is done; a queue that was declared or looked for has so many consumers.
     Done(session::Step, u32),
-    /// A step of the will is done.
-    WillDone(will::Step),
+    /// A step of the will is done; a queue that was declared has so many messages.
+    WillDone(will::Step, u32),
+    /// A step of keeping a retained message is done.
+    KeepDone(keep::Step),
+    /// A step of the replay of retained messages is done; of a basic.get, that the queue has no message to give.
+    ReplayDone(replay::Step),
+    /// basic.get had a message; a `GotContent` follows.
+    Got { delivery_tag: u64 },
+    /// Its header; unless `body_size` is 0, `GotBody` follows.
+    GotContent(ContentHeader<'a>),
+    /// A piece of its body.
+    GotBody { bytes: &'a [u8], last: bool },
+    /// No queue took a mandatory message. Its confirm follows.
+    Returned(Role),
     /// The broker answered a probe, so the client's bytes can ride on that.
     Probed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
     ChannelClosed { role: Role, why: Refused, steps: VecDeque<session::Step> },
     /// A publisher confirm.
-    Confirmed { number: u64, multiple: bool },
+    Confirmed { role: Role, number: u64, multiple: bool },
     /// A message's method; a `Content` follows.
-    Deliver { consumer_tag: &'a [u8], delivery_tag: u64, redelivered: bool, routing_key: &'a [u8] },
-    /// The will is delivered back to us. Its content is passed over.
-    WillDelivered { delivery_tag: u64 },
+    Deliver {
+        consumer_tag: &'a [u8],
+        delivery_tag: u64,
+        redelivered: bool,
+        /// Through the default exchange, to this queue and no other.
+        is_direct: bool,
+        routing_key: &'a [u8],
+    },
+    /// A will is delivered back to us. Its content is passed over.
+    WillDelivered { consumer_tag: &'a [u8], delivery_tag: u64 },
     /// A consumer's queue is gone.
     Cancelled { role: Role, consumer_tag: &'a [u8] },
     /// Its header; unless `body_size` is 0, `Body` follows.
@@ -50,6 +73,8 @@ pub(super) struct BrokerSide {
     channels: [Channel; Role::ALL.len()],
     /// The channel on which a message of ours is between its header and the end of its body.
     publishing: Option<Role>,
+    /// A retained message is between its header and the end of its body on its way back to the broker.
+    relaying: bool,
     out: Vec<u8>,
     sequential: Option<Sequential>,
     frame_max: u32,
@@ -76,6 +101,7 @@ impl BrokerSide {
             phase: Phase::Idle,
             channels: Default::default(),
             publishing: None,
+            relaying: false,
             out: Vec::new(),
             sequential: None,
             frame_max: config.limits.frame_max,
@@ -130,13 +156,15 @@ impl BrokerSide {
     }
 
     fn channel(&mut self, role: Role) -> &mut Channel {
-        let [topology, consume, publish, confirm, will] = &mut self.channels;
+        let [topology, consume, publish, confirm, will, keep, replay] = &mut self.channels;
         match role {
             Role::Topology => topology,
             Role::Consume => consume,
             Role::Publish => publish,
             Role::Confirm => confirm,
             Role::Will => will,
+            Role::Keep => keep,
+            Role::Replay => replay,
         }
     }
 
@@ -152,9 +180,10 @@ impl BrokerSide {
         method.encode(self.behind_login(), role.channel());
     }
 
-    fn open(&mut self, role: Role) {
+    /// Opens a channel unless it is open; whether it was not.
+    pub(super) fn open(&mut self, role: Role) -> bool {
         if self.channel(role).is_open {
-            return;
+            return false;
         }
         self.channel(role).is_open = true;
         self.send_request(role, ClientMethod::ChannelOpen, Awaited::Open);
@@ -163,9 +192,12 @@ impl BrokerSide {
                 let method = ClientMethod::BasicQos { prefetch_count: self.prefetch };
                 self.send_request(role, method, Awaited::Prefetch);
             }
-            Role::Confirm => self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms),
+            Role::Confirm | Role::Keep | Role::Replay => {
+                self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms);
+            }
             Role::Topology | Role::Publish | Role::Will => {}
         }
+        true
     }
 
     fn send_request(&mut self, role: Role, method: ClientMethod<'_>, awaited: Awaited) {
@@ -177,20 +209,12 @@ impl BrokerSide {
     pub(super) fn publish(
         &mut self,
         role: Role,
-        exchange: ShortStr<'_>,
-        routing_key: ShortStr<'_>,
-        properties: Properties,
+        to: Address<'_>,
+        properties: Properties<'_>,
         body_size: u32,
     ) {
         self.open(role);
-        amqp::publish(
-            self.behind_login(),
-            role.channel(),
-            exchange,
-            routing_key,
-            properties,
-            u64::from(body_size),
-        );
+        amqp::publish(self.behind_login(), role.channel(), to, properties, u64::from(body_size));
         self.publishing = (body_size > 0).then_some(role);
     }
 
@@ -208,16 +232,43 @@ impl BrokerSide {
     pub(super) fn publish_whole(
         &mut self,
         role: Role,
-        exchange: ShortStr<'_>,
-        routing_key: ShortStr<'_>,
-        properties: Properties,
+        to: Address<'_>,
+        properties: Properties<'_>,
         body: &[u8],
     ) {
         self.open(role);
         let (channel, frame_max) = (role.channel(), self.frame_max);
         let out = self.behind_login();
-        amqp::publish(out, channel, exchange, routing_key, properties, body.len() as u64);
+        amqp::publish(out, channel, to, properties, body.len() as u64);
         amqp::body(out, channel, frame_max, body);
+    }
+
+    /// Has the broker handle all that was sent on a channel before it notices that the connection has ended.
+    ///
+    /// The end of a client's bytes is passed on at once, and RabbitMQ then drops what its channels have not looked at yet. But it
+    /// stops reading from a connection when a channel has 400 contents to handle: these are as many, for nobody.
+    pub(super) fn barrier(&mut self, role: Role) {
+        for _ in 0..BARRIER {
+            self.publish_whole(role, Address::queue(ShortStr::EMPTY), Properties::default(), &[]);
+        }
+    }
+
+    /// Starts to publish a message of `body_size` bytes that is arriving from the broker.
+    pub(super) fn relay(&mut self, to: Address<'_>, properties: Properties<'_>, body_size: u64) {
+        amqp::publish(self.behind_login(), Role::Replay.channel(), to, properties, body_size);
+        self.relaying = body_size > 0;
+    }
+
+    /// Sends a piece of its body.
+    pub(super) fn relay_body(&mut self, bytes: &[u8], last: bool) {
+        let frame_max = self.frame_max;
+        amqp::body(self.behind_login(), Role::Replay.channel(), frame_max, bytes);
+        self.relaying = !last;
+    }
+
+    /// Puts a delivery back into its queue.
+    pub(super) fn give_back(&mut self, role: Role, delivery_tag: u64) {
+        ClientMethod::BasicNack { delivery_tag }.encode(self.behind_login(), role.channel());
     }
 
     pub(super) fn acknowledge(&mut self, role: Role, delivery_tag: u64) {
@@ -246,8 +297,9 @@ impl BrokerSide {
         if self.probe != Probe::Wanted || matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
-        let publishing = self.publishing;
-        let free = Role::ALL.into_iter().find(|&role| self.channel(role).is_open && publishing != Some(role));
+        let busy = [self.publishing, self.relaying.then_some(Role::Replay)];
+        let free =
+            Role::ALL.into_iter().find(|&role| self.channel(role).is_open && !busy.contains(&Some(role)));
         // Messages are never sent on the channel for topology.
         self.request(free.unwrap_or(Role::Topology), ClientMethod::ChannelFlow, Awaited::Probe);
         self.probe = Probe::Sent;
@@ -296,24 +348,34 @@ impl BrokerSide {
             return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Channel));
         }
         match method {
-            BrokerMethod::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key }
-                if self.channel(role).incoming == Incoming::Nothing =>
-            {
-                self.channel(role).incoming = Incoming::Header;
-                match role {
-                    Role::Consume => {
-                        Ok(Some(Notice::Deliver { consumer_tag, delivery_tag, redelivered, routing_key }))
+            BrokerMethod::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
+                let (content, notice) = match role {
+                    Role::Consume => (
+                        Content::Delivery,
+                        Notice::Deliver {
+                            consumer_tag,
+                            delivery_tag,
+                            redelivered,
+                            is_direct: exchange.is_empty(),
+                            routing_key,
+                        },
+                    ),
+                    Role::Will => (Content::Unwanted, Notice::WillDelivered { consumer_tag, delivery_tag }),
+                    Role::Topology | Role::Publish | Role::Confirm | Role::Keep | Role::Replay => {
+                        return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
                     }
-                    Role::Will => Ok(Some(Notice::WillDelivered { delivery_tag })),
-                    Role::Topology | Role::Publish | Role::Confirm => {
-                        Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content))
-                    }
-                }
+                };
+                self.announce(role, content)?;
+                Ok(Some(notice))
             }
-            BrokerMethod::BasicAck { delivery_tag, multiple } if role == Role::Confirm => {
-                Ok(Some(Notice::Confirmed { number: delivery_tag, multiple }))
+            BrokerMethod::BasicReturn if matches!(role, Role::Keep | Role::Replay) => {
+                self.announce(role, Content::Unwanted)?;
+                Ok(Some(Notice::Returned(role)))
             }
-            BrokerMethod::BasicNack if role == Role::Confirm => Err(Error::Nack),
+            BrokerMethod::BasicAck { delivery_tag, multiple } if role.confirms() => {
+                Ok(Some(Notice::Confirmed { role, number: delivery_tag, multiple }))
+            }
+            BrokerMethod::BasicNack if role.confirms() => Err(Error::Nack),
             BrokerMethod::BasicCancel { consumer_tag } => Ok(Some(Notice::Cancelled { role, consumer_tag })),
             // To stop when asked is beyond us, and no broker we know of asks.
             BrokerMethod::ChannelFlow { active: false } => {
@@ -328,6 +390,9 @@ impl BrokerSide {
                 let steps = self.steps_left(role);
                 if self.publishing == Some(role) {
                     self.publishing = None;
+                }
+                if role == Role::Replay {
+                    self.relaying = false;
                 }
                 let why = Refused { code: reason.code, method: reason.method };
                 Ok(Some(Notice::ChannelClosed { role, why, steps }))
@@ -346,9 +411,13 @@ impl BrokerSide {
             .into_iter()
             .filter_map(|awaited| match awaited {
                 Awaited::Step(step) => Some(step),
-                Awaited::Open | Awaited::Confirms | Awaited::Prefetch | Awaited::Probe | Awaited::Will(_) => {
-                    None
-                }
+                Awaited::Open
+                | Awaited::Confirms
+                | Awaited::Prefetch
+                | Awaited::Probe
+                | Awaited::Will(_)
+                | Awaited::Keep(_)
+                | Awaited::Replay(_) => None,
             })
             .collect()
     }
@@ -358,46 +427,70 @@ impl BrokerSide {
             .channel(role)
             .answered(method)
             .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+        let (messages, consumers) = match *method {
+            BrokerMethod::QueueDeclareOk { message_count, consumer_count } => (message_count, consumer_count),
+            _ => (0, 0),
+        };
         Ok(match awaited {
             Awaited::Open | Awaited::Confirms | Awaited::Prefetch => None,
             Awaited::Probe => {
                 self.probe = Probe::None;
                 Some(Notice::Probed)
             }
-            Awaited::Step(step) => {
-                let consumers = match method {
-                    BrokerMethod::QueueDeclareOk { consumer_count } => *consumer_count,
-                    _ => 0,
-                };
-                Some(Notice::Done(step, consumers))
-            }
-            Awaited::Will(step) => Some(Notice::WillDone(step)),
+            Awaited::Step(step) => Some(Notice::Done(step, consumers)),
+            Awaited::Will(step) => Some(Notice::WillDone(step, messages)),
+            Awaited::Keep(step) => Some(Notice::KeepDone(step)),
+            Awaited::Replay(step) => match *method {
+                BrokerMethod::BasicGetOk { delivery_tag } => {
+                    self.announce(role, Content::Got)?;
+                    Some(Notice::Got { delivery_tag })
+                }
+                _ => Some(Notice::ReplayDone(step)),
+            },
         })
     }
 
     fn header<'a>(&mut self, channel: u16, header: ContentHeader<'a>) -> Result<Option<Notice<'a>>, Error> {
-        let (role, incoming) = self.content(channel)?;
-        if *incoming != Incoming::Header {
+        let incoming = self.incoming(channel)?;
+        let Incoming::Header(content) = *incoming else {
             return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
-        }
+        };
         *incoming = match header.body_size {
             0 => Incoming::Nothing,
-            left => Incoming::Body { left },
+            left => Incoming::Body { content, left },
         };
-        Ok((role == Role::Consume).then_some(Notice::Content(header)))
+        Ok(match content {
+            Content::Delivery => Some(Notice::Content(header)),
+            Content::Got => Some(Notice::GotContent(header)),
+            Content::Unwanted => None,
+        })
     }
 
     fn body<'a>(&mut self, channel: u16, bytes: &'a [u8]) -> Result<Option<Notice<'a>>, Error> {
         let misplaced = Error::BrokerMisbehaved(BrokerMisbehaved::Content);
-        let (role, incoming) = self.content(channel)?;
-        let Incoming::Body { left } = *incoming else { return Err(misplaced) };
+        let incoming = self.incoming(channel)?;
+        let Incoming::Body { content, left } = *incoming else { return Err(misplaced) };
         let left = left.checked_sub(bytes.len() as u64).ok_or(misplaced)?;
-        *incoming = if left == 0 { Incoming::Nothing } else { Incoming::Body { left } };
-        Ok((role == Role::Consume).then_some(Notice::Body(bytes)))
+        *incoming = if left == 0 { Incoming::Nothing } else { Incoming::Body { content, left } };
+        Ok(match content {
+            Content::Delivery => Some(Notice::Body(bytes)),
+            Content::Got => Some(Notice::GotBody { bytes, last: left == 0 }),
+            Content::Unwanted => None,
+        })
     }
 
-    fn content(&mut self, channel: u16) -> Result<(Role, &mut Incoming), Error> {
+    fn incoming(&mut self, channel: u16) -> Result<&mut Incoming, Error> {
         let role = Role::of(channel).ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Channel))?;
-        Ok((role, &mut self.channel(role).incoming))
+        Ok(&mut self.channel(role).incoming)
+    }
+
+    /// Content is to follow: one at a time on a channel.
+    fn announce(&mut self, role: Role, content: Content) -> Result<(), Error> {
+        let incoming = &mut self.channel(role).incoming;
+        if *incoming != Incoming::Nothing {
+            return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
+        }
+        *incoming = Incoming::Header(content);
+        Ok(())
     }
 }

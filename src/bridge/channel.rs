@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::retained::{keep, replay};
 use super::{lock, session, will};
 use crate::amqp::BrokerMethod;
 
@@ -20,14 +21,23 @@ pub(super) enum Role {
     Confirm = 4,
     /// The will: a transaction renews it.
     Will = 5,
+    /// Keeps and clears retained messages.
+    Keep = 6,
+    /// Asks for retained messages and gives them to the client.
+    Replay = 7,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Topology, Self::Consume, Self::Publish, Self::Confirm, Self::Will];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Topology, Self::Consume, Self::Publish, Self::Confirm, Self::Will, Self::Keep, Self::Replay];
 
     pub(super) const fn channel(self) -> u16 {
         self as u16
+    }
+
+    /// Whether every publish on it is confirmed.
+    pub(super) const fn confirms(self) -> bool {
+        matches!(self, Self::Confirm | Self::Keep | Self::Replay)
     }
 
     pub(super) fn of(channel: u16) -> Option<Self> {
@@ -50,6 +60,10 @@ pub(super) enum Awaited {
     Step(session::Step),
     /// A step of the will.
     Will(will::Step),
+    /// A step of keeping a retained message.
+    Keep(keep::Step),
+    /// A step of the replay of retained messages.
+    Replay(replay::Step),
 }
 
 impl Awaited {
@@ -77,10 +91,24 @@ impl Awaited {
             },
             Self::Will(step) => match step {
                 will::Step::Select => matches!(method, B::TxSelectOk),
-                will::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
+                will::Step::Exchange => matches!(method, B::ExchangeDeclareOk),
+                will::Step::Declare | will::Step::Place => matches!(method, B::QueueDeclareOk { .. }),
+                will::Step::Bind => matches!(method, B::QueueBindOk),
                 will::Step::Consume => matches!(method, B::BasicConsumeOk),
+                will::Step::Rollback => matches!(method, B::TxRollbackOk),
                 will::Step::Commit => matches!(method, B::TxCommitOk),
                 will::Step::Delete => matches!(method, B::QueueDeleteOk),
+            },
+            Self::Keep(step) => match step {
+                keep::Step::Exchange => matches!(method, B::ExchangeDeclareOk),
+                keep::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
+                keep::Step::Bind => matches!(method, B::QueueBindOk),
+                keep::Step::Delete => matches!(method, B::QueueDeleteOk),
+            },
+            Self::Replay(step) => match step {
+                replay::Step::Exchange => matches!(method, B::ExchangeDeclareOk),
+                replay::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
+                replay::Step::Get => matches!(method, B::BasicGetOk { .. } | B::BasicGetEmpty),
             },
         }
     }
@@ -102,10 +130,22 @@ impl Awaited {
 pub(super) enum Incoming {
     #[default]
     Nothing,
-    Header,
+    Header(Content),
     Body {
+        content: Content,
         left: u64,
     },
+}
+
+/// Whose content it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// A consumer's.
+    Delivery,
+    /// Of basic.get.
+    Got,
+    /// Nobody's: it is passed over.
+    Unwanted,
 }
 
 /// An AMQP channel.

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use super::broker::Notice;
 use super::channel::Role;
+use super::inflight::Confirmed;
 use super::queues::Level;
 use super::session::{Refused, Step};
 use super::subscribe::Answer;
-use super::{Bridge, State, will};
+use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
-use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS};
+use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
 use crate::config::OnUnauthorized;
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
@@ -26,7 +27,14 @@ pub(super) enum Arriving {
     #[default]
     Unwanted,
     /// Its header is awaited.
-    Announced { level: Level, delivery_tag: u64, redelivered: bool, is_topic: bool, is_wanted: bool },
+    Announced {
+        level: Level,
+        delivery_tag: u64,
+        redelivered: bool,
+        is_direct: bool,
+        is_topic: bool,
+        is_wanted: bool,
+    },
 }
 
 impl Bridge {
@@ -47,15 +55,44 @@ impl Bridge {
                     self.ask_steps();
                     self.answer_subscriptions();
                 }
-                Notice::WillDone(will::Step::Commit) => {
+                Notice::WillDone(step, messages) => {
                     if let Some(will) = &mut self.will {
-                        will.committed();
+                        will.done(step, messages);
                     }
                 }
-                Notice::WillDone(_) => {}
-                Notice::WillDelivered { delivery_tag } => {
+                Notice::WillDelivered { consumer_tag, delivery_tag } => {
                     if let Some(will) = &mut self.will {
-                        will.delivered(delivery_tag);
+                        will.delivered(consumer_tag, delivery_tag);
+                    }
+                }
+                Notice::KeepDone(step) => {
+                    let outcome = self.keeper.as_mut().and_then(|keeper| keeper.done(step));
+                    self.keep_on(outcome);
+                }
+                Notice::ReplayDone(step) => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.done(now, step, &mut self.broker);
+                    }
+                }
+                Notice::Returned(Role::Keep) => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.returned();
+                    }
+                }
+                Notice::Returned(_) => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.returned();
+                    }
+                }
+                Notice::Got { delivery_tag } => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.announced(delivery_tag);
+                    }
+                }
+                Notice::GotContent(header) => self.got(&header),
+                Notice::GotBody { bytes, last } => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.body(bytes, last, &mut self.broker);
                     }
                 }
                 Notice::Cancelled { role, consumer_tag } => {
@@ -65,13 +102,29 @@ impl Bridge {
                     });
                 }
                 Notice::ChannelClosed { role, why, steps } => self.channel_closed(role, why, steps)?,
-                Notice::Confirmed { number, multiple } => {
-                    let client = &mut self.client;
-                    self.publications
-                        .confirm(number, multiple, |receipt| client.receipt(receipt))
-                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                Notice::Confirmed { role: Role::Keep, number, .. } => {
+                    if let Some(keeper) = &mut self.keeper {
+                        let outcome = keeper.confirmed(number, &mut self.broker)?;
+                        self.keep_on(outcome);
+                    }
                 }
-                Notice::Deliver { consumer_tag, delivery_tag, redelivered, routing_key } => {
+                Notice::Confirmed { role: Role::Replay, number, multiple } => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.confirmed(number, multiple, &mut self.broker);
+                    }
+                }
+                Notice::Confirmed { number, multiple, .. } => {
+                    let (client, keeper) = (&mut self.client, &mut self.keeper);
+                    self.publications
+                        .confirm(number, multiple, |confirmed| match (confirmed, &mut *keeper) {
+                            (Confirmed::Owed(receipt), _) => client.receipt(receipt),
+                            (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
+                            (Confirmed::Keep(..), None) => {}
+                        })
+                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                    self.keep_on(None);
+                }
+                Notice::Deliver { consumer_tag, delivery_tag, redelivered, is_direct, routing_key } => {
                     let session = self.session.as_ref();
                     let (session, queue) = session
                         .and_then(|session| Some((session, session.consumed_queue(consumer_tag)?)))
@@ -79,8 +132,14 @@ impl Bridge {
                     let level = session.level(queue);
                     let is_wanted = session.wants(queue, routing_key);
                     let is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-                    self.arriving =
-                        Arriving::Announced { level, delivery_tag, redelivered, is_topic, is_wanted };
+                    self.arriving = Arriving::Announced {
+                        level,
+                        delivery_tag,
+                        redelivered,
+                        is_direct,
+                        is_topic,
+                        is_wanted,
+                    };
                 }
                 Notice::Content(header) => self.deliver(&header)?,
                 Notice::Body(bytes) => {
@@ -118,6 +177,10 @@ impl Bridge {
 
     fn channel_closed(&mut self, role: Role, why: Refused, steps: VecDeque<Step>) -> Result<(), Error> {
         let fatal = Error::BrokerClosed { code: why.code, method: why.method };
+        if matches!(role, Role::Keep | Role::Replay) {
+            self.retaining_refused(role, why.code);
+            return Ok(());
+        }
         let Some(session) = &mut self.session else { return Err(fatal) };
         let mut steps = steps.into_iter();
         match (role, steps.next()) {
@@ -126,13 +189,20 @@ impl Bridge {
             (Role::Publish | Role::Confirm, _) if self.may_drop(why) => {
                 // On the other channel nothing is acknowledged.
                 if role == Role::Confirm {
-                    let receipt = self.publications.drop_refused().ok_or(fatal)?;
-                    self.client.receipt(receipt);
+                    let (receipt, retained) = self.publications.drop_refused().ok_or(fatal)?;
+                    if let Some(receipt) = receipt {
+                        self.client.receipt(receipt);
+                    }
+                    self.forget_copies(retained);
                 }
                 self.events.push_back(Event::Unauthorized);
             }
+            // It was taken back, and the place for it is somebody else's.
+            (Role::Will, _) if self.will.is_none() => {}
             // A publish was refused, or the consumers are gone, or the will.
-            (Role::Publish | Role::Confirm | Role::Consume | Role::Will, _) => return Err(fatal),
+            (Role::Publish | Role::Confirm | Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => {
+                return Err(fatal);
+            }
         }
         self.ask_steps();
         self.answer_subscriptions();
@@ -141,10 +211,17 @@ impl Bridge {
 
     /// Starts the PUBLISH of an announced message, or decides that there is none.
     fn deliver(&mut self, header: &ContentHeader<'_>) -> Result<(), Error> {
-        let Arriving::Announced { level, delivery_tag, redelivered, is_topic, is_wanted } = self.arriving
+        let Arriving::Announced { level, delivery_tag, redelivered, is_direct, mut is_topic, mut is_wanted } =
+            self.arriving
         else {
             return Ok(());
         };
+        // A retained message comes from ourselves, for the subscription that matches it. Only the default exchange is ours alone.
+        let retained = header.text(RETAINED.as_bytes()).filter(|_| is_direct);
+        if let Some(routing_key) = retained {
+            is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
+            is_wanted = true;
+        }
         if !is_wanted {
             self.pass_over(level, delivery_tag);
             return Ok(());
@@ -170,7 +247,11 @@ impl Bridge {
             false => Delivery::AtMostOnce,
         };
         let payload_len = header.body_size as u32;
-        self.client.publish(PublishHead { delivery, retain: false, topic: &self.topic, payload_len });
+        let retain = retained.is_some();
+        self.client.publish(PublishHead { delivery, retain, topic: &self.topic, payload_len });
+        if retain {
+            self.events.push_back(Event::Replayed);
+        }
         self.arriving = Arriving::Wanted;
         if level == Level::One && !has_packet_id {
             self.broker.acknowledge(Role::Consume, delivery_tag);
@@ -194,7 +275,14 @@ impl Bridge {
         let Some(session) = &mut self.session else { return };
         while let Some(answer) = session.take_answer() {
             match answer {
-                Answer::Suback(id, codes) => encode::suback(self.client.packet(), id, codes.into_iter()),
+                Answer::Suback { id, codes, granted } => {
+                    encode::suback(self.client.packet(), id, codes.into_iter());
+                    if let Some(replayer) = &mut self.replayer {
+                        for (binding_key, level) in granted {
+                            replayer.replay(&binding_key, level, &mut self.broker);
+                        }
+                    }
+                }
                 Answer::Unsuback(id) => encode::unsuback(self.client.packet(), id),
             }
         }
@@ -203,7 +291,7 @@ impl Bridge {
 
 /// What a message was published at: its header tells where RabbitMQ's MQTT plugin or we sent it to a broker before 3.13,
 /// else whether it is persistent.
-fn published_qos(header: &ContentHeader<'_>) -> QoS {
+pub(super) fn published_qos(header: &ContentHeader<'_>) -> QoS {
     match header.integer(PUBLISH_QOS.as_bytes()) {
         Some(qos) if qos > 0 => QoS::AtLeastOnce,
         None if header.persistent => QoS::AtLeastOnce,

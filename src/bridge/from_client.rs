@@ -1,13 +1,18 @@
 //! A client's packets: check, authorise, translate, and ask the broker.
 
+use std::rc::Rc;
+
 use super::channel::{Awaited, Role};
 use super::inflight::Arrival;
 use super::queues::Level;
+use super::retained::Names;
+use super::retained::keep::Keeper;
+use super::retained::replay::Replayer;
 use super::session::Session;
 use super::subscribe::{Filter, Subscriptions};
 use super::will::Will;
 use super::{Bridge, State};
-use crate::amqp::{ClientMethod, MqttHeaders, Properties, ShortStr};
+use crate::amqp::{Address, ClientMethod, MqttHeaders, Properties, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
@@ -23,7 +28,10 @@ impl Bridge {
         while self.listens_to_client() {
             match self.decoder.next(input).map_err(Error::Malformed)? {
                 Some(Item::Packet(packet)) => self.packet(now, packet)?,
-                Some(Item::Payload { bytes, last }) => self.broker.publish_body(bytes, last),
+                Some(Item::Payload { bytes, last }) => {
+                    self.broker.publish_body(bytes, last);
+                    self.copy_payload(bytes, last);
+                }
                 None => return Ok(()),
             }
         }
@@ -76,14 +84,23 @@ impl Bridge {
         };
         self.broker.log_in(&self.config, start_ok, admission.vhost.as_short());
         self.state = State::LoggingIn;
+        let names =
+            self.config.retained.then(|| Names::new(&self.config.queue_prefix)).flatten().map(Rc::new);
         if let Some(will) = &connect.will {
             self.config.topic_mapping.routing_key(will.topic, &mut self.key);
             if ShortStr::new(&self.key).is_none() {
                 return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
             }
-            let mut will = Will::new(admission.queues.will.clone(), &self.key, will.qos, will.payload);
-            will.deposit(&mut self.broker, self.config.exchange.as_short());
-            self.will = Some(will);
+            let mut held = Will::new(admission.queues.will.clone(), &self.key, will.qos, will.payload);
+            if let Some(names) = names.as_ref().filter(|_| will.retain) {
+                held.retain(admission.queues.retained_will.clone(), names);
+            }
+            held.deposit(&mut self.broker, self.config.exchange.as_short());
+            self.will = Some(held);
+        }
+        if let Some(names) = names {
+            self.keeper = Some(Keeper::new(Rc::clone(&names)));
+            self.replayer = Some(Replayer::new(names, admission.queues.answers.clone()));
         }
         let Admission { queues, has_own_id, .. } = admission;
         self.session = Some(Session::new(queues, has_own_id, connect.clean_session, &self.config));
@@ -103,7 +120,13 @@ impl Bridge {
         let Some(routing_key) = ShortStr::new(&self.key) else {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
+        let is_retained = publish.retain && self.keeper.is_some();
         let role = match publish.packet_id {
+            // It is kept once the broker has taken it, so once its topic is permitted.
+            None if is_retained => {
+                self.publications.arrive_unacknowledged();
+                Role::Confirm
+            }
             None => Role::Publish,
             Some(id) => match self.publications.arrive(id, publish.qos) {
                 Arrival::New => Role::Confirm,
@@ -119,15 +142,11 @@ impl Bridge {
         let properties = Properties {
             persistent: publish.qos > QoS::AtMostOnce,
             mqtt_headers: self.broker.wants_mqtt_headers().then_some(mqtt_headers),
+            ..Properties::default()
         };
-        self.broker.publish(
-            role,
-            self.config.exchange.as_short(),
-            routing_key,
-            properties,
-            publish.payload_len,
-        );
-        Ok(())
+        let to = Address { exchange: self.config.exchange.as_short(), routing_key, mandatory: false };
+        self.broker.publish(role, to, properties, publish.payload_len);
+        if is_retained { self.copy(&publish) } else { Ok(()) }
     }
 
     fn puback(&mut self, id: PacketId) {
@@ -156,7 +175,12 @@ impl Bridge {
     /// The subscriptions, when they have room for so many filters more.
     fn subscriptions_for(&mut self, filters: usize) -> Result<&mut Subscriptions, Error> {
         match &mut self.session {
-            Some(session) if session.subscriptions.has_room_for(filters) => Ok(&mut session.subscriptions),
+            Some(session)
+                if session.subscriptions.has_room_for(filters)
+                    && self.replayer.as_ref().is_none_or(Replayer::has_room) =>
+            {
+                Ok(&mut session.subscriptions)
+            }
             Some(_) | None => Err(Error::Limit(Limit::Requests)),
         }
     }

@@ -2,19 +2,27 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::retained::Retained;
 use crate::mqtt::{PacketId, QoS};
 
-/// Publishes of the client at QoS 1 and 2 that are not finished.
+/// Publishes of the client at QoS 1 and 2, and of messages to be retained, that are not finished.
 ///
 /// Bounded by the packet identifiers there are, since one that is in use is not taken twice, as long as the broker does not leave
 /// the oldest unconfirmed for ever.
 #[derive(Default)]
 pub(super) struct Publications {
     by_id: BTreeMap<PacketId, Stage>,
-    /// Packet ids in the order of the broker's confirm numbers; `None` once confirmed out of order.
-    unconfirmed: VecDeque<Option<PacketId>>,
+    /// In the order of the broker's confirm numbers; `None` once confirmed out of order.
+    unconfirmed: VecDeque<Option<Unconfirmed>>,
     /// Confirm number of the front of `unconfirmed`, less one.
     confirmed: u64,
+}
+
+struct Unconfirmed {
+    /// None at QoS 0.
+    id: Option<PacketId>,
+    /// What is to be kept of it, before the client hears that it is taken.
+    retained: Option<Retained>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +56,13 @@ pub(super) enum Receipt {
     Pubcomp(PacketId),
 }
 
+/// What is to be done for a message that the broker has taken.
+pub(super) enum Confirmed {
+    Owed(Receipt),
+    /// It is to be kept first; [`Publications::kept`] tells what is owed then.
+    Keep(Retained, Option<PacketId>),
+}
+
 impl Publications {
     /// A PUBLISH arrives; `Arrival::New` takes the next confirm number.
     pub(super) fn arrive(&mut self, id: PacketId, qos: QoS) -> Arrival {
@@ -57,10 +72,32 @@ impl Publications {
             // A client that gives up a QoS 2 exchange for a new message: let it.
             Some(Stage::Received) | None => {
                 self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
-                self.unconfirmed.push_back(Some(id));
+                self.unconfirmed.push_back(Some(Unconfirmed { id: Some(id), retained: None }));
                 Arrival::New
             }
         }
+    }
+
+    /// A PUBLISH at QoS 0 that is confirmed to us alone takes the next confirm number.
+    pub(super) fn arrive_unacknowledged(&mut self) {
+        self.unconfirmed.push_back(Some(Unconfirmed { id: None, retained: None }));
+    }
+
+    /// The PUBLISH that came last is to be kept.
+    pub(super) fn retain(&mut self, message: Retained) {
+        if let Some(Some(last)) = self.unconfirmed.back_mut() {
+            last.retained = Some(message);
+        }
+    }
+
+    /// What is to be kept of messages that are not confirmed.
+    pub(super) fn take_retained(&mut self) -> impl Iterator<Item = Retained> + use<> {
+        core::mem::take(&mut self.unconfirmed).into_iter().flatten().filter_map(|publish| publish.retained)
+    }
+
+    /// A message is kept, or will not be.
+    pub(super) fn kept(&mut self, id: PacketId) -> Option<Receipt> {
+        confirm_one(&mut self.by_id, id)
     }
 
     /// PUBREL arrives: whether PUBCOMP is due now, as it is when nobody waits for the PUBREL.
@@ -81,7 +118,7 @@ impl Publications {
         &mut self,
         number: u64,
         multiple: bool,
-        mut owed: impl FnMut(Receipt),
+        mut confirmed: impl FnMut(Confirmed),
     ) -> Option<()> {
         let index = usize::try_from(number.checked_sub(self.confirmed)?.checked_sub(1)?).ok()?;
         if index >= self.unconfirmed.len() {
@@ -89,8 +126,16 @@ impl Publications {
         }
         let first = if multiple { 0 } else { index };
         for slot in self.unconfirmed.range_mut(first..=index) {
-            if let Some(receipt) = slot.take().and_then(|id| confirm_one(&mut self.by_id, id)) {
-                owed(receipt);
+            match slot.take() {
+                Some(Unconfirmed { id, retained: Some(message) }) => {
+                    confirmed(Confirmed::Keep(message, id));
+                }
+                Some(Unconfirmed { id: Some(id), retained: None }) => {
+                    if let Some(receipt) = confirm_one(&mut self.by_id, id) {
+                        confirmed(Confirmed::Owed(receipt));
+                    }
+                }
+                Some(Unconfirmed { id: None, retained: None }) | None => {}
             }
         }
         while self.unconfirmed.front().is_some_and(Option::is_none) {
@@ -101,12 +146,12 @@ impl Publications {
     }
 
     /// The broker refused a publish and closed the channel, and the next one counts from 1 again. When only one is unconfirmed it
-    /// was that: counts it as taken. Of several, nobody knows which were taken.
-    pub(super) fn drop_refused(&mut self) -> Option<Receipt> {
+    /// was that: counts it as taken, and tells what was to be kept of it. Of several, nobody knows which were taken.
+    pub(super) fn drop_refused(&mut self) -> Option<(Option<Receipt>, Option<Retained>)> {
         let mut unconfirmed = core::mem::take(&mut self.unconfirmed).into_iter().flatten();
         let (only, None) = (unconfirmed.next()?, unconfirmed.next()) else { return None };
         self.confirmed = 0;
-        confirm_one(&mut self.by_id, only)
+        Some((only.id.and_then(|id| confirm_one(&mut self.by_id, id)), only.retained))
     }
 }
 
@@ -166,7 +211,11 @@ mod tests {
 
     fn confirm(p: &mut Publications, number: u64, multiple: bool) -> Option<Vec<Receipt>> {
         let mut receipts = Vec::new();
-        p.confirm(number, multiple, |r| receipts.push(r)).map(|()| receipts)
+        p.confirm(number, multiple, |confirmed| match confirmed {
+            Confirmed::Owed(receipt) => receipts.push(receipt),
+            Confirmed::Keep(..) => panic!("nothing was to be kept"),
+        })
+        .map(|()| receipts)
     }
 
     #[test]

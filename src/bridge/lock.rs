@@ -84,7 +84,7 @@ impl Lock {
     pub(super) fn method(&self, step: Step) -> ClientMethod<'_> {
         let queue = self.name.as_short();
         match step {
-            Step::Delete => ClientMethod::QueueDelete { queue, if_unused: false },
+            Step::Delete => ClientMethod::QueueDelete { queue, if_unused: false, if_empty: false },
             Step::Declare | Step::Verify => ClientMethod::QueueDeclare {
                 queue,
                 flags: QueueFlags { durable: true, ..QueueFlags::default() },
@@ -149,7 +149,7 @@ impl Lock {
             broker.tell(Role::Consume, ClientMethod::BasicCancel { consumer_tag: CONSUMER_TAG });
             broker.tell(
                 Role::Consume,
-                ClientMethod::QueueDelete { queue: self.name.as_short(), if_unused: true },
+                ClientMethod::QueueDelete { queue: self.name.as_short(), if_unused: true, if_empty: false },
             );
         }
     }

@@ -251,12 +251,11 @@ impl Queues {
 
     /// queue.delete: of a level, what a session that was kept has left.
     pub(super) fn delete(&self, queue: QueueId) -> ClientMethod<'_> {
-        match queue {
-            QueueId::Level(level) => {
-                ClientMethod::QueueDelete { queue: level.of(&self.names.kept).as_short(), if_unused: false }
-            }
-            QueueId::Shared(_) => ClientMethod::QueueDelete { queue: self.name(queue), if_unused: true },
-        }
+        let (queue, if_unused) = match queue {
+            QueueId::Level(level) => (level.of(&self.names.kept).as_short(), false),
+            QueueId::Shared(_) => (self.name(queue), true),
+        };
+        ClientMethod::QueueDelete { queue, if_unused, if_empty: false }
     }
 
     /// basic.consume.

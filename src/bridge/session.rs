@@ -338,6 +338,11 @@ impl Session {
         self.subscriptions.take_answer(&self.queues)
     }
 
+    /// The queues of subscriptions, by level.
+    pub(super) fn level_queues(&self) -> [ShortStr<'_>; 2] {
+        Level::ALL.map(|level| self.queues.name(QueueId::Level(level)))
+    }
+
     /// Gives up what others wait for. All else goes with the connection, or is kept.
     pub(super) fn release(&self, broker: &mut BrokerSide) {
         self.lock.release(broker);

@@ -24,7 +24,12 @@ pub(super) struct EntryRef {
 /// A packet whose answer is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Suback(PacketId, Vec<u8>),
+    Suback {
+        id: PacketId,
+        codes: Vec<u8>,
+        /// Binding keys and levels of those whose retained messages the client is to be given: not of shared ones.
+        granted: Vec<(Box<[u8]>, Level)>,
+    },
     Unsuback(PacketId),
 }
 
@@ -150,7 +155,11 @@ impl Subscriptions {
         self.planned -= 1;
         self.filters -= packet.entries.len();
         Some(match packet.is_subscribe {
-            true => Answer::Suback(packet.id, packet.entries.iter().map(Entry::return_code).collect()),
+            true => Answer::Suback {
+                id: packet.id,
+                codes: packet.entries.iter().map(Entry::return_code).collect(),
+                granted: packet.entries.into_iter().filter_map(Entry::granted).collect(),
+            },
             false => Answer::Unsuback(packet.id),
         })
     }
@@ -258,6 +267,11 @@ impl Entry {
             progress.consumed == Stage::Yes || progress.declared == Stage::No
         };
         self.is_refused || self.steps == 0 && self.queue.is_none_or(is_ready)
+    }
+
+    fn granted(self) -> Option<(Box<[u8]>, Level)> {
+        let is_granted = !self.is_refused && self.filter.group.is_none();
+        is_granted.then_some((self.filter.binding_key, self.level))
     }
 
     const fn return_code(&self) -> u8 {

@@ -16,6 +16,8 @@ pub enum Timer {
     Heartbeat,
     /// The will at the broker is to be renewed.
     Will,
+    /// A retained message is to be asked for again.
+    Replay,
     /// The broker does not answer connection.close.
     Linger,
     /// The client's connection is to be closed.

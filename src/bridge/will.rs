@@ -3,23 +3,34 @@
 //! It lies in a queue of its own, delivered to us and never acknowledged. Whatever ends the connection makes the broker take it
 //! back, and since its time to live is 0 it is dead at once and published where dead messages of this queue go: to the topic
 //! exchange, with the will's routing key. DISCONNECT deletes the queue, which publishes nothing.
+//!
+//! A will that is to be retained lies in a second queue as well, whose dead messages go to where its topic's message is kept. That
+//! queue has to be there beforehand, so it may be empty.
+
+use std::rc::Rc;
 
 use super::broker::BrokerSide;
 use super::channel::{Awaited, Role};
-use crate::amqp::{ClientMethod, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags, ShortStr};
+use super::retained::{Names, Place, kept_at};
+use crate::amqp::{
+    Address, ClientMethod, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags, ShortStr,
+};
 use crate::config::ShortText;
 use crate::mqtt::QoS;
 
 /// How long the queue outlives its connection: the will is gone from it at once.
 const EXPIRES_MS: i64 = 10_000;
 
-const CONSUMER_TAG: ShortStr<'static> = ShortStr::literal("will");
-
 /// One request to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Select,
+    Rollback,
+    Exchange,
     Declare,
+    /// The queue in which the will is to be kept.
+    Place,
+    Bind,
     Consume,
     Commit,
     Delete,
@@ -33,8 +44,19 @@ pub(super) struct Will {
     payload: Box<[u8]>,
     /// The delivery that is not acknowledged.
     delivery: Option<u64>,
+    keeping: Option<Keeping>,
     /// tx.commit is not answered.
     committing: bool,
+}
+
+/// What makes it a retained one.
+struct Keeping {
+    queue: ShortText,
+    names: Rc<Names>,
+    place: Place,
+    /// The topic has a retained message.
+    is_taken: bool,
+    delivery: Option<u64>,
 }
 
 impl Will {
@@ -45,41 +67,62 @@ impl Will {
             qos,
             payload: payload.into(),
             delivery: None,
+            keeping: None,
             committing: false,
         }
     }
 
+    /// It is to be retained, and lies in `queue` for that.
+    pub(super) fn retain(&mut self, queue: ShortText, names: &Rc<Names>) {
+        let place = names.place(&self.routing_key);
+        self.keeping = place.map(|place| Keeping {
+            queue,
+            names: Rc::clone(names),
+            place,
+            is_taken: false,
+            delivery: None,
+        });
+    }
+
     /// Gives it to the broker, in one flight.
     pub(super) fn deposit(&mut self, broker: &mut BrokerSide, exchange: ShortStr<'_>) {
-        let routing_key = ShortStr::new(&self.routing_key).unwrap_or(ShortStr::EMPTY);
-        let arguments = QueueArguments {
-            expires: Some(EXPIRES_MS),
-            message_ttl: Some(0),
-            dead_letter: Some(DeadLetter { exchange, routing_key }),
-            ..QueueArguments::default()
-        };
-        let queue = self.queue.as_short();
-        let flags = QueueFlags { durable: true, ..QueueFlags::default() };
-        let declare = ClientMethod::QueueDeclare { queue, flags, arguments };
-        // Before the message: with nobody to take it, it would be dead on arrival.
-        let consume =
-            ClientMethod::BasicConsume { queue, consumer_tag: CONSUMER_TAG, no_ack: false, exclusive: true };
         broker.request(Role::Will, ClientMethod::TxSelect, Awaited::Will(Step::Select));
-        broker.request(Role::Will, declare, Awaited::Will(Step::Declare));
-        broker.request(Role::Will, consume, Awaited::Will(Step::Consume));
+        let routing_key = ShortStr::new(&self.routing_key);
+        // The broker does not ask whether a dead letter's topic is permitted to whoever made it, but of what is published it does,
+        // even when nothing comes of it.
+        let trial =
+            Address { exchange, routing_key: routing_key.unwrap_or(ShortStr::EMPTY), mandatory: false };
+        broker.publish_whole(Role::Will, trial, Properties::default(), &[]);
+        broker.request(Role::Will, ClientMethod::TxRollback, Awaited::Will(Step::Rollback));
+        declare(broker, &self.queue, DeadLetter { exchange, routing_key });
+        if let Some(Keeping { queue, names, place, .. }) = &self.keeping {
+            broker.request(Role::Will, names.declare(), Awaited::Will(Step::Exchange));
+            broker.request(Role::Will, place.declare(), Awaited::Will(Step::Place));
+            for binding in names.bindings(place) {
+                broker.request(Role::Will, names.bind(place, &binding), Awaited::Will(Step::Bind));
+            }
+            declare(broker, queue, names.dead_letter(place));
+        }
+        // Before the messages: with nobody to take them, they would be dead on arrival. And behind all else, since RabbitMQ's
+        // answer to a consume may come after those to what is asked behind it.
+        consume(broker, &self.queue, CONSUMER_TAG);
+        if let Some(Keeping { queue, .. }) = &self.keeping {
+            consume(broker, queue, KEEPING_TAG);
+        }
         self.publish(broker);
     }
 
     /// Puts a new one in place of the one that is held, in one transaction: the broker closes the channel of a consumer that
     /// acknowledges nothing for half an hour, and the will would be sent.
     pub(super) fn renew(&mut self, broker: &mut BrokerSide) {
-        if self.committing {
+        if !self.is_held() {
             return;
         }
-        if let Some(delivery_tag) = self.delivery.take() {
+        let kept = self.keeping.as_mut().and_then(|keeping| keeping.delivery.take());
+        for delivery_tag in self.delivery.take().into_iter().chain(kept) {
             broker.acknowledge(Role::Will, delivery_tag);
-            self.publish(broker);
         }
+        self.publish(broker);
     }
 
     fn publish(&mut self, broker: &mut BrokerSide) {
@@ -87,30 +130,75 @@ impl Will {
         let properties = Properties {
             persistent: self.qos > QoS::AtMostOnce,
             mqtt_headers: broker.wants_mqtt_headers().then_some(mqtt_headers),
+            ..Properties::default()
         };
-        broker.publish_whole(Role::Will, ShortStr::EMPTY, self.queue.as_short(), properties, &self.payload);
+        broker.publish_whole(Role::Will, Address::queue(self.queue.as_short()), properties, &self.payload);
+        if let Some(keeping) = &self.keeping {
+            let to = Address::queue(keeping.queue.as_short());
+            broker.publish_whole(Role::Will, to, kept_at(self.qos), &self.payload);
+        }
         broker.request(Role::Will, ClientMethod::TxCommit, Awaited::Will(Step::Commit));
         self.committing = true;
     }
 
     /// The broker delivered it back to us.
-    pub(super) const fn delivered(&mut self, delivery_tag: u64) {
-        self.delivery = Some(delivery_tag);
+    pub(super) fn delivered(&mut self, consumer_tag: &[u8], delivery_tag: u64) {
+        match &mut self.keeping {
+            Some(keeping) if consumer_tag == KEEPING_TAG.as_bytes() => keeping.delivery = Some(delivery_tag),
+            Some(_) | None => self.delivery = Some(delivery_tag),
+        }
     }
 
-    /// The broker committed what was published last.
-    pub(super) const fn committed(&mut self) {
-        self.committing = false;
+    /// A step is done; a queue that was declared has so many messages.
+    pub(super) const fn done(&mut self, step: Step, messages: u32) {
+        match (step, &mut self.keeping) {
+            (Step::Commit, _) => self.committing = false,
+            (Step::Place, Some(keeping)) => keeping.is_taken = messages > 0,
+            _ => {}
+        }
     }
 
     /// Whether the broker has it.
-    pub(super) const fn is_held(&self) -> bool {
-        self.delivery.is_some() && !self.committing
+    pub(super) fn is_held(&self) -> bool {
+        let is_kept = self.keeping.as_ref().is_none_or(|keeping| keeping.delivery.is_some());
+        self.delivery.is_some() && is_kept && !self.committing
     }
 
     /// Takes it back. [MQTT-3.14.4-3]
     pub(super) fn withdraw(&self, broker: &mut BrokerSide) {
-        let delete = ClientMethod::QueueDelete { queue: self.queue.as_short(), if_unused: false };
-        broker.request(Role::Will, delete, Awaited::Will(Step::Delete));
+        let mut delete = |queue, if_empty| {
+            let delete = ClientMethod::QueueDelete { queue, if_unused: false, if_empty };
+            broker.request(Role::Will, delete, Awaited::Will(Step::Delete));
+        };
+        delete(self.queue.as_short(), false);
+        if let Some(keeping) = &self.keeping {
+            delete(keeping.queue.as_short(), false);
+            // Refused if somebody has kept a message there meanwhile; nothing comes behind it.
+            if !keeping.is_taken {
+                delete(keeping.place.queue(), true);
+            }
+        }
+        broker.barrier(Role::Will);
     }
 }
+
+fn declare(broker: &mut BrokerSide, queue: &ShortText, dead_letter: DeadLetter<'_>) {
+    let arguments = QueueArguments {
+        expires: Some(EXPIRES_MS),
+        message_ttl: Some(0),
+        dead_letter: Some(dead_letter),
+        ..QueueArguments::default()
+    };
+    let flags = QueueFlags { durable: true, ..QueueFlags::default() };
+    let declare = ClientMethod::QueueDeclare { queue: queue.as_short(), flags, arguments };
+    broker.request(Role::Will, declare, Awaited::Will(Step::Declare));
+}
+
+fn consume(broker: &mut BrokerSide, queue: &ShortText, consumer_tag: ShortStr<'_>) {
+    let consume =
+        ClientMethod::BasicConsume { queue: queue.as_short(), consumer_tag, no_ack: false, exclusive: true };
+    broker.request(Role::Will, consume, Awaited::Will(Step::Consume));
+}
+
+const CONSUMER_TAG: ShortStr<'static> = ShortStr::literal("will");
+const KEEPING_TAG: ShortStr<'static> = ShortStr::literal("retained-will");

@@ -73,7 +73,7 @@ fn mqtt_3_1_0_2__a_second_connect_ends_the_connection() {
     both(|t| {
         t.log_in();
         t.client(connect("c"));
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.reply(CONNECTION, close_ok());
         is_thrown_out(t);
     });
@@ -335,7 +335,7 @@ fn mqtt_3_14_4_2__nothing_counts_behind_disconnect() {
     both(|t| {
         t.log_in();
         t.client([&DISCONNECT[..], &publish(0, 0, "a", b"x")].concat());
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.expect_silence();
         t.reply(CONNECTION, close_ok());
         assert!(t.closed());
@@ -392,7 +392,7 @@ fn mqtt_4_8_0_1__a_protocol_violation_ends_the_connection() {
         both(|t| {
             t.log_in();
             t.client(violation.clone());
-            t.expect(CONNECTION, goodbye());
+            t.expect_goodbye();
             t.reply(CONNECTION, close_ok());
             is_thrown_out(t);
         });

@@ -88,7 +88,7 @@ fn until_it_is_unsubscribed() {
 #[test]
 fn a_session_that_was_kept_is_given_what_its_queues_hold() {
     both("{}", |t| {
-        t.broker.has_queue(QUEUES[1]);
+        t.broker.has_queue(KEPT[1]);
         t.client(connect_kept("c"));
         t.agree();
         t.hears(PRESENT);

@@ -10,7 +10,7 @@ fn disconnect_is_connection_close_and_the_end_at_close_ok() {
         t.client([publish(0, 0, "a", b"last"), DISCONNECT.to_vec(), publish(0, 0, "a", b"void")].concat());
         t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, "a", b"last");
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.expect_silence();
         t.reply(PUBLISH, channel_open_ok());
         t.stays_open();
@@ -28,7 +28,7 @@ fn what_the_broker_says_behind_disconnect_does_not_matter() {
         t.log_in();
         t.subscribe(1);
         t.client(DISCONNECT);
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.deliver((1, 1, false), "a", mode(2), b"late");
         t.reply(CONSUME, cancel(1));
         t.hears_nothing();
@@ -43,7 +43,7 @@ fn both_say_close_at_once() {
     both("{}", |t| {
         t.log_in();
         t.client(DISCONNECT);
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.reply(CONNECTION, close(320, "CONNECTION_FORCED"));
         t.expect(CONNECTION, close_ok());
         assert!(t.closed());
@@ -67,7 +67,7 @@ fn the_client_s_fin_is_an_end_without_disconnect() {
     both("{}", |t| {
         t.log_in();
         t.client_ends();
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.reply(CONNECTION, close_ok());
         assert!(t.closed());
         assert_eq!(t.counter("closed.client_gone"), 1);
@@ -87,7 +87,7 @@ fn a_fin_during_the_login_parts_from_the_broker_in_good_order() {
         t.expect_session();
         t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, "a", b"x");
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
         t.hears_nothing();
@@ -265,11 +265,7 @@ fn malformed_packets_end_the_connection_at_any_moment() {
             live(t);
             while t.broker.next_frame().is_some() {}
             t.client([0x00, 0]);
-            if moment == "requests under way" {
-                // It would go with its consumer, which has not come.
-                t.expect(TOPOLOGY, delete(0));
-            }
-            t.expect(CONNECTION, goodbye());
+            t.expect_goodbye();
             t.expect_silence();
             assert_eq!(t.counter("closed.malformed"), 1);
         });

@@ -143,6 +143,21 @@ fn refused_at_the_edge() -> [(&'static str, SocketAddr, Vec<u8>, u8); 6] {
     ]
 }
 
+/// The longest name is that of a queue that goes with its connection.
+#[test]
+fn how_long_a_client_id_may_be() {
+    for (length, code) in [(221, 0), (222, 2)] {
+        both("{}", |t| {
+            t.client(connect(&"x".repeat(length)));
+            if code == 2 {
+                t.broker_at_once(b"x");
+            }
+            t.agree();
+            t.hears(connack(code));
+        });
+    }
+}
+
 #[test]
 fn a_refusal_at_the_edge_goes_to_the_local_reply_cluster() {
     const CONFIG: &str = r#"{"local_reply_cluster": "refusals", "allow_anonymous": false}"#;

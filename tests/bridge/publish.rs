@@ -167,7 +167,7 @@ fn nack_closes_without_puback() {
         arrives(t, 1, 7);
         t.reply(CONFIRM, nack(2));
         t.hears_nothing();
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.reply(CONNECTION, close_ok());
         t.closes();
         t.hears_nothing();
@@ -184,7 +184,7 @@ fn a_refused_publish_closes_without_puback() {
             while t.broker.next_frame().is_some() {}
             t.reply(channel, channel_close(403, "ACCESS_REFUSED", (60, 40)));
             t.expect(channel, channel_close_ok());
-            t.expect(CONNECTION, goodbye());
+            t.expect_goodbye();
             t.reply(CONNECTION, close_ok());
             t.closes();
             t.hears_nothing();
@@ -294,7 +294,7 @@ fn a_topic_that_is_too_long_for_a_key_ends_the_connection() {
         t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, &"+2E".repeat(85), b"");
         t.client(publish(0, 0, &".".repeat(86), b""));
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         assert_eq!(t.counter("closed.malformed"), 1);
     });
 }

@@ -364,7 +364,7 @@ fn leaving_without_having_joined() {
 #[test]
 fn a_session_that_was_kept_joins_again() {
     both("{}", |t| {
-        t.broker.has_queue(QUEUES[1]);
+        t.broker.has_queue(KEPT[1]);
         t.client(connect_kept("c"));
         t.agree();
         t.hears(PRESENT);

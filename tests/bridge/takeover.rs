@@ -47,7 +47,7 @@ fn any_queue_taken_ends_the_older_connection() {
         t.subscribe(1);
         t.reply(CONSUME, cancel(1));
         lock_is_taken(t);
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.expect_silence();
         t.reply(CONNECTION, close_ok());
         t.closes();
@@ -118,7 +118,7 @@ fn other_queues_deleted_are_no_takeover() {
         both("{}", |t| {
             t.log_in();
             t.reply(CONSUME, cancel_consumer(tag, true));
-            t.expect(CONNECTION, goodbye());
+            t.expect_goodbye();
             assert_eq!((t.counter("closed.taken_over"), t.counter("closed.broker_closed")), (0, 1));
         });
     }

@@ -45,7 +45,7 @@ fn keep_alive_is_one_and_a_half_times() {
         t.advance(14_900);
         t.expect_silence();
         t.advance(200);
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
         t.reply(CONNECTION, close_ok());
         t.closes();
         assert_eq!(t.counter("closed.timed_out"), 1);
@@ -65,7 +65,7 @@ fn deliveries_do_not_count_for_keep_alive() {
             t.deliver((0, tag, false), "a", mode(1), b"x");
         }
         t.advance(100);
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
     });
 }
 
@@ -93,7 +93,7 @@ fn a_blocked_broker_suspends_keep_alive() {
         t.advance(14_900);
         t.expect_silence();
         t.advance(200);
-        t.expect(CONNECTION, goodbye());
+        t.expect_goodbye();
     });
 }
 

@@ -22,7 +22,7 @@ fn ready(t: &mut Talk) {
 #[track_caller]
 fn is_closed(t: &mut Talk, channel: u16) {
     t.expect(channel, channel_close_ok());
-    t.expect(CONNECTION, goodbye());
+    t.expect_goodbye();
     t.expect_silence();
     t.reply(CONNECTION, close_ok());
     t.closes();

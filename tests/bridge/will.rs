@@ -12,21 +12,20 @@ fn all_but_the_will(t: &mut Talk) {
     t.hears_nothing();
 }
 
-/// Logged in with a will at QoS 1, topic `w/x`, payload `gone`. Returns its queue.
-fn with_will(t: &mut Talk) -> String {
+/// Logged in with a will at QoS 1, topic `w/x`, payload `gone`.
+fn with_will(t: &mut Talk) {
     t.client(connect_will(1, "w/x", "gone"));
     t.expect_protocol_header();
     t.expect_start_ok();
     // connection.tune-ok tells the heartbeat.
     t.broker.next_frame();
     t.expect(CONNECTION, open("/"));
-    let (queue, _) = t.expect_will("w.x", b"gone");
+    t.expect_will("w.x", b"gone");
     t.expect_session();
     all_but_the_will(t);
-    t.grant_will(&queue);
+    t.grant_will();
     t.hears(connack(0));
     t.expect_silence();
-    queue
 }
 
 #[test]
@@ -40,7 +39,7 @@ fn it_is_deposited_in_the_flight_of_the_login() {
                     .collect::<Vec<_>>(),
             );
             t.expect_connection();
-            let (_, properties) = t.expect_will("w.-x", b"x");
+            let properties = t.expect_will("w.-x", b"x");
             assert_eq!(properties, mode(delivery_mode));
             t.expect_session();
             t.expect_silence();
@@ -54,14 +53,14 @@ fn connack_waits_for_the_commit_and_for_the_delivery() {
         both("{}", |t| {
             t.client(connect_will(1, "w", "gone"));
             t.expect_connection();
-            let (queue, _) = t.expect_will("w", b"gone");
+            t.expect_will("w", b"gone");
             t.expect_session();
             all_but_the_will(t);
-            t.replies(WILL, [channel_open_ok(), tx_select_ok(), declared(&queue, 0), consumed(WILL_TAG)]);
+            t.replies(WILL, [channel_open_ok(), tx_select_ok(), declared(WILL_QUEUE, 0), consumed(WILL_TAG)]);
             t.hears_nothing();
             for step in [delivery_first, !delivery_first] {
                 t.hears_nothing();
-                if step { t.deliver_will(&queue, 1) } else { t.reply(WILL, commit_ok()) }
+                if step { t.deliver_will(1) } else { t.reply(WILL, commit_ok()) }
             }
             t.hears(connack(0));
             t.expect_silence();
@@ -75,14 +74,14 @@ fn its_consumer_may_be_answered_last() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
-        let (queue, _) = t.expect_will("w", b"gone");
+        t.expect_will("w", b"gone");
         all_but_the_will(t);
         t.replies(
             WILL,
-            [channel_open_ok(), tx_select_ok(), declared(&queue, 0), commit_ok(), consumed(WILL_TAG)],
+            [channel_open_ok(), tx_select_ok(), declared(WILL_QUEUE, 0), commit_ok(), consumed(WILL_TAG)],
         );
         t.hears_nothing();
-        t.deliver_will(&queue, 1);
+        t.deliver_will(1);
         t.hears(connack(0));
     });
 }
@@ -92,10 +91,10 @@ fn the_session_is_waited_for_too() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
-        let (queue, _) = t.expect_will("w", b"gone");
+        t.expect_will("w", b"gone");
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.grant_will(&queue);
+        t.grant_will();
         t.hears_nothing();
         t.grant_session();
         t.hears(connack(0));
@@ -133,10 +132,10 @@ fn a_will_of_any_size() {
 #[test]
 fn disconnect_deletes_it_first() {
     both("{}", |t| {
-        let queue = with_will(t);
+        with_will(t);
         t.client(DISCONNECT);
-        t.expect(WILL, delete_queue(&queue, false));
-        t.expect(CONNECTION, goodbye());
+        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_goodbye();
         t.expect_silence();
         t.reply(WILL, delete_ok());
         t.reply(CONNECTION, close_ok());
@@ -198,16 +197,16 @@ fn a_login_that_fails_withdraws_it() {
         both("{}", |t| {
             t.client(connect_with(0xcc, 0, &["c", "w", "gone", "u", "p"]));
             t.expect_connection();
-            let (queue, _) = t.expect_will("w", b"gone");
+            t.expect_will("w", b"gone");
             t.greet("RabbitMQ", "4.1.0");
             t.reply(CONNECTION, open_ok());
             t.replies(CONSUME, [channel_open_ok(), qos_ok()].into_iter().chain(lock_taken()));
             t.reply(TOPOLOGY, channel_open_ok());
-            t.grant_will(&queue);
+            t.grant_will();
             while t.broker.next_frame().is_some() {}
             fail(t);
             let told = t.agree();
-            let withdrawn = AMQPFrame::Method(WILL, delete_queue(&queue, false));
+            let withdrawn = AMQPFrame::Method(WILL, delete_queue(WILL_QUEUE, false));
             assert_eq!(told.iter().filter(|&frame| *frame == withdrawn).count(), 1, "{failure}: {told:?}");
             t.closes();
         });
@@ -220,10 +219,10 @@ fn a_broker_that_is_too_slow_is_told_to_forget_it() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
-        let (queue, _) = t.expect_will("w", b"gone");
+        t.expect_will("w", b"gone");
         t.expect_session();
         t.advance(10_000);
-        t.expect(WILL, delete_queue(&queue, false));
+        t.expect(WILL, delete_queue(WILL_QUEUE, false));
         t.closes();
         t.hears_nothing();
     });
@@ -233,63 +232,63 @@ fn a_broker_that_is_too_slow_is_told_to_forget_it() {
 #[test]
 fn it_is_renewed_in_one_transaction() {
     both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
-        let queue = with_will(t);
+        with_will(t);
         for tag in 1..=3 {
             t.advance(59_900);
             t.expect_silence();
             t.advance(100);
             t.expect(WILL, ack(tag, false));
-            assert_eq!(t.expect_deposit(&queue, b"gone"), mode(2));
+            assert_eq!(t.expect_deposit(b"gone"), mode(2));
             t.expect_silence();
             t.reply(WILL, commit_ok());
-            t.deliver_will(&queue, tag + 1);
+            t.deliver_will(tag + 1);
             t.hears_nothing();
         }
         t.client(DISCONNECT);
-        t.expect(WILL, delete_queue(&queue, false));
-        t.expect(CONNECTION, goodbye());
+        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_goodbye();
     });
 }
 
 #[test]
 fn a_renewal_waits_for_the_one_before() {
     both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
-        let queue = with_will(t);
+        with_will(t);
         t.advance(60_000);
         t.expect(WILL, ack(1, false));
-        t.expect_deposit(&queue, b"gone");
+        t.expect_deposit(b"gone");
         // A slow broker: neither committed nor delivered, then only the one or the other.
         t.advance(60_000);
         t.expect_silence();
         t.reply(WILL, commit_ok());
         t.advance(60_000);
         t.expect_silence();
-        t.deliver_will(&queue, 2);
+        t.deliver_will(2);
         t.advance(60_000);
         t.expect(WILL, ack(2, false));
-        t.expect_deposit(&queue, b"gone");
-        t.deliver_will(&queue, 3);
+        t.expect_deposit(b"gone");
+        t.deliver_will(3);
         t.advance(60_000);
         t.expect_silence();
         t.reply(WILL, commit_ok());
         t.advance(60_000);
         t.expect(WILL, ack(3, false));
-        t.expect_deposit(&queue, b"gone");
+        t.expect_deposit(b"gone");
     });
 }
 
 #[test]
 fn disconnect_in_the_middle_of_a_renewal() {
     both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
-        let queue = with_will(t);
+        with_will(t);
         t.advance(60_000);
         t.expect(WILL, ack(1, false));
-        t.expect_deposit(&queue, b"gone");
+        t.expect_deposit(b"gone");
         t.client(DISCONNECT);
-        t.expect(WILL, delete_queue(&queue, false));
-        t.expect(CONNECTION, goodbye());
+        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_goodbye();
         t.expect_silence();
-        t.deliver_will(&queue, 2);
+        t.deliver_will(2);
         t.reply(CONNECTION, close_ok());
         t.closes();
     });
@@ -324,7 +323,7 @@ fn a_will_that_the_broker_refuses_is_a_login_refused() {
 fn a_will_that_is_lost_later_ends_the_connection() {
     for is_refused in [true, false] {
         both("{}", |t| {
-            let _queue = with_will(t);
+            with_will(t);
             if is_refused {
                 t.reply(
                     WILL,
@@ -334,7 +333,7 @@ fn a_will_that_is_lost_later_ends_the_connection() {
             } else {
                 t.reply(WILL, cancel_consumer(WILL_TAG, true));
             }
-            t.expect(CONNECTION, goodbye());
+            t.expect_goodbye();
             t.expect_silence();
             t.reply(CONNECTION, close_ok());
             t.closes();
@@ -362,27 +361,6 @@ fn a_topic_that_is_too_long_for_a_key_is_no_will() {
     });
 }
 
-/// Its queue's name is longer than the others.
-#[test]
-fn a_client_id_that_is_too_long_for_a_will() {
-    let id = |length: usize| "x".repeat(length);
-    both("{}", |t| {
-        t.client(connect_with(0xc6, 60, &[&id(211), "w", "gone", "u", "p"]));
-        t.agree();
-        t.hears(connack(0));
-    });
-    both("{}", |t| {
-        t.client(connect_with(0xc6, 60, &[&id(212), "w", "gone", "u", "p"]));
-        t.broker_at_once(b"x");
-        t.hears(connack(2));
-    });
-    both("{}", |t| {
-        t.client(connect(&id(212)));
-        t.agree();
-        t.hears(connack(0));
-    });
-}
-
 #[test]
 fn the_headers_of_the_old_mqtt_plugin_come_with_the_renewal() {
     both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
@@ -390,17 +368,17 @@ fn the_headers_of_the_old_mqtt_plugin_come_with_the_renewal() {
         t.expect_protocol_header();
         t.expect_start_ok();
         t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
-        let (queue, properties) = t.expect_will("w", b"gone");
+        let properties = t.expect_will("w", b"gone");
         // It is written before the broker has told who it is.
         assert_eq!(properties, mode(2));
         while t.broker.next_frame().is_some() {}
         t.greet("RabbitMQ", "3.10.8");
         t.reply(CONNECTION, open_ok());
         t.grant_session();
-        t.grant_will(&queue);
+        t.grant_will();
         t.hears(connack(0));
         t.advance(60_000);
         t.expect(WILL, ack(1, false));
-        assert_eq!(t.expect_deposit(&queue, b"gone"), mqtt_headers(2, 1, false));
+        assert_eq!(t.expect_deposit(b"gone"), mqtt_headers(2, 1, false));
     });
 }

@@ -25,8 +25,10 @@ pub const CONFIRM: u16 = 4;
 /// Where the will is.
 pub const WILL: u16 = 5;
 
-/// Queues of the client whose id is `c`, by level.
-pub const QUEUES: [&str; 2] = ["mqtt-subscription-cqos0", "mqtt-subscription-cqos1"];
+/// Queues of a session of the client `c` that is kept, by level.
+pub const KEPT: [&str; 2] = ["mqtt-subscription-cqos0", "mqtt-subscription-cqos1"];
+/// Queues of `c` that go with its connection, by level. They have another ending in each connection; conversations have this one.
+pub const OWN: [&str; 2] = ["mqtt-subscription-cqos0.own", "mqtt-subscription-cqos1.own"];
 
 const EXCHANGE: &str = "amq.topic";
 
@@ -140,9 +142,9 @@ pub fn channel_close_ok() -> AMQPClass {
     AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}))
 }
 
-/// queue.delete of a level's queue.
+/// queue.delete of what a session that was kept has left of a level.
 pub fn delete(level: usize) -> AMQPClass {
-    delete_queue(QUEUES[level], false)
+    delete_queue(KEPT[level], false)
 }
 
 /// queue.delete-ok.
@@ -150,21 +152,25 @@ pub fn delete_ok() -> AMQPClass {
     AMQPClass::Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count: 0 }))
 }
 
-/// queue.declare of a level's queue that goes with its consumer.
+/// queue.declare of a level's queue that goes with the connection.
 pub fn declare(level: usize) -> AMQPClass {
-    let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
-    let entries = [expires].into_iter().chain(session::max_length(level));
-    declare_queue(QUEUES[level], true, arguments(entries))
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+        queue: OWN[level].into(),
+        durable: level == 1,
+        exclusive: true,
+        arguments: arguments(session::max_length(level)),
+        ..queue::Declare::default()
+    }))
 }
 
 /// queue.declare-ok.
 pub fn declare_ok(level: usize) -> AMQPClass {
-    declared(QUEUES[level], 0)
+    declared(OWN[level], 0)
 }
 
 /// queue.bind of a level's queue.
 pub fn bind(level: usize, routing_key: &str) -> AMQPClass {
-    bind_queue(QUEUES[level], routing_key)
+    bind_queue(OWN[level], routing_key)
 }
 
 /// queue.bind-ok.
@@ -174,12 +180,7 @@ pub fn bind_ok() -> AMQPClass {
 
 /// queue.unbind of a level's queue.
 pub fn unbind(level: usize, routing_key: &str) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Unbind(queue::Unbind {
-        queue: QUEUES[level].into(),
-        exchange: EXCHANGE.into(),
-        routing_key: routing_key.into(),
-        ..queue::Unbind::default()
-    }))
+    unbind_queue(OWN[level], routing_key)
 }
 
 /// queue.unbind-ok.
@@ -197,9 +198,9 @@ pub fn qos_ok() -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {}))
 }
 
-/// basic.consume of a level's queue that goes with its consumer.
+/// basic.consume of a level's queue that goes with the connection.
 pub fn consume(level: usize) -> AMQPClass {
-    consume_queue(QUEUES[level], tag(level), level == 0, true)
+    consume_queue(OWN[level], tag(level), level == 0, false)
 }
 
 /// basic.consume-ok.

@@ -6,6 +6,7 @@ use crate::methods as say;
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
     protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx},
+    types::{AMQPValue, ShortString},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,6 +24,17 @@ pub struct ScriptedBroker {
     closing: BTreeSet<u16>,
     will: Will,
     refusals: Vec<Refusal>,
+    marks: Marks,
+}
+
+/// What tells a connection's queues from those of any other: it is the same throughout, but another one natively than in the
+/// module, so conversations leave it out.
+#[derive(Default)]
+struct Marks {
+    /// How much longer than 10 s the lock lives.
+    lock: Option<i64>,
+    /// The ending of names.
+    own: Option<String>,
 }
 
 /// What is to be refused.
@@ -51,6 +63,7 @@ impl ScriptedBroker {
                 .unwrap_or_else(|error| panic!("not AMQP: {error}: {:?}", &self.unread[..length]));
             assert!(rest.is_empty(), "amq-protocol and the frame's size disagree");
             self.unread.drain(..length);
+            let frame = self.marks.leave_out(frame);
             self.heard.push_back(frame);
         }
     }
@@ -198,6 +211,49 @@ impl ScriptedBroker {
         }
         *count += 1;
         method(say::CONFIRM, say::ack(*count, false))
+    }
+}
+
+impl Marks {
+    fn leave_out(&mut self, mut frame: AMQPFrame) -> AMQPFrame {
+        use {basic::AMQPMethod as B, queue::AMQPMethod as Q};
+        let AMQPFrame::Method(_, method) = &mut frame else { return frame };
+        match method {
+            AMQPClass::Queue(Q::Declare(declare)) => {
+                self.leave_out_lock(declare);
+                self.leave_out_own(&mut declare.queue);
+            }
+            AMQPClass::Queue(Q::Delete(it)) => self.leave_out_own(&mut it.queue),
+            AMQPClass::Queue(Q::Bind(it)) => self.leave_out_own(&mut it.queue),
+            AMQPClass::Queue(Q::Unbind(it)) => self.leave_out_own(&mut it.queue),
+            AMQPClass::Basic(B::Consume(it)) => self.leave_out_own(&mut it.queue),
+            AMQPClass::Basic(B::Publish(it)) if it.exchange.as_str().is_empty() => {
+                self.leave_out_own(&mut it.routing_key);
+            }
+            _ => {}
+        }
+        frame
+    }
+
+    fn leave_out_lock(&mut self, declare: &mut queue::Declare) {
+        if declare.queue.as_str().ends_with("lock")
+            && let Some(&AMQPValue::LongLongInt(expires)) = declare.arguments.inner().get("x-expires")
+        {
+            let mark = expires - 10_000;
+            assert!((0..1 << 14).contains(&mark), "a lock that lives for {expires} ms");
+            assert_eq!(*self.lock.get_or_insert(mark), mark, "a lock with another mark");
+            declare.arguments.insert("x-expires".into(), AMQPValue::LongLongInt(10_000));
+        }
+    }
+
+    fn leave_out_own(&mut self, name: &mut ShortString) {
+        let Some((front, ending)) = name.as_str().rsplit_once('.') else { return };
+        if !["qos0", "qos1", "will"].iter().any(|kind| front.ends_with(kind)) {
+            return;
+        }
+        assert_eq!(ending.len(), 11, "64 bits: {name}");
+        assert_eq!(self.own.get_or_insert(ending.into()), ending, "a name with another ending");
+        *name = format!("{front}.own").into();
     }
 }
 

@@ -12,8 +12,7 @@ use crate::{
 };
 use amq_protocol::{
     frame::AMQPFrame,
-    protocol::{AMQPClass, basic, queue},
-    types::AMQPValue,
+    protocol::{AMQPClass, basic},
 };
 use std::net::SocketAddr;
 
@@ -183,16 +182,17 @@ impl Talk {
         self.replies(say::TOPOLOGY, [say::channel_open_ok(), say::delete_ok(), say::delete_ok()]);
     }
 
-    /// The broker holds the will that is in this queue.
-    pub fn grant_will(&mut self, queue: &str) {
-        self.replies(say::WILL, [say::channel_open_ok(), say::tx_select_ok(), say::declared(queue, 0)]);
-        self.replies(say::WILL, [say::consumed(say::WILL_TAG), say::commit_ok()]);
-        self.deliver_will(queue, 1);
+    /// The broker holds the will.
+    pub fn grant_will(&mut self) {
+        self.replies(say::WILL, [say::channel_open_ok(), say::tx_select_ok()]);
+        self.replies(say::WILL, [say::declared(say::WILL_QUEUE, 0), say::consumed(say::WILL_TAG)]);
+        self.reply(say::WILL, say::commit_ok());
+        self.deliver_will(1);
     }
 
     /// The will goes back to the one who published it.
-    pub fn deliver_will(&mut self, queue: &str, delivery_tag: u64) {
-        let method = say::deliver_from_queue(queue, say::WILL_TAG, delivery_tag);
+    pub fn deliver_will(&mut self, delivery_tag: u64) {
+        let method = say::deliver_from_queue(say::WILL_QUEUE, say::WILL_TAG, delivery_tag);
         let content = scripted_broker::header(say::WILL, 3, say::mode(2));
         let body = scripted_broker::body(say::WILL, b"any");
         self.broker([scripted_broker::method(say::WILL, method), content, body].concat());
@@ -268,23 +268,19 @@ impl Talk {
         self.expect_all(say::CONNECTION, [say::tune_ok(131_072, 30), say::open("/")]);
     }
 
-    /// The next that the broker was told is the will, which dies to this routing key. Returns its queue and properties.
+    /// The next that the broker was told is the will, which dies to this routing key. Returns its properties.
     #[track_caller]
-    pub fn expect_will(&mut self, routing_key: &str, payload: &[u8]) -> (String, basic::AMQPProperties) {
+    pub fn expect_will(&mut self, routing_key: &str, payload: &[u8]) -> basic::AMQPProperties {
+        let consume = say::consume_queue(say::WILL_QUEUE, say::WILL_TAG, false, true);
         self.expect_all(say::WILL, [say::channel_open(), say::tx_select()]);
-        let queue = self.broker.heard().front().and_then(declared_queue).expect("queue.declare");
-        let nonce = queue.strip_prefix("mqtt-subscription-cwill").expect("a will's queue");
-        assert_eq!(nonce.len(), 22, "{queue}");
-        let consume = say::consume_queue(&queue, say::WILL_TAG, false, true);
-        self.expect_all(say::WILL, [say::declare_will(&queue, routing_key), consume]);
-        let properties = self.expect_deposit(&queue, payload);
-        (queue, properties)
+        self.expect_all(say::WILL, [say::declare_will(routing_key), consume]);
+        self.expect_deposit(payload)
     }
 
     /// The next that the broker was told is a will to be put into its queue. Returns its properties.
     #[track_caller]
-    pub fn expect_deposit(&mut self, queue: &str, payload: &[u8]) -> basic::AMQPProperties {
-        self.expect(say::WILL, say::publish_to_queue(queue));
+    pub fn expect_deposit(&mut self, payload: &[u8]) -> basic::AMQPProperties {
+        self.expect(say::WILL, say::publish_to_queue(say::WILL_QUEUE));
         let properties = self.expect_content(say::WILL, payload);
         self.expect(say::WILL, say::commit());
         properties
@@ -294,15 +290,14 @@ impl Talk {
     #[track_caller]
     pub fn expect_lock(&mut self) {
         self.expect_all(say::CONSUME, [say::channel_open(), say::qos(10)]);
-        self.expect_lock_steps();
+        self.expect_all(say::CONSUME, say::take_lock());
     }
 
-    /// The next that the broker was told is how the lock is taken. Which connection's it is shows in its expiry.
+    /// The next that the broker was told is that the client `c` gives its lock back and parts.
     #[track_caller]
-    pub fn expect_lock_steps(&mut self) {
-        self.expect(say::CONSUME, say::delete_queue(say::LOCK, false));
-        let [_, declare, consume, verify] = say::take_lock(self.broker.heard().front().map_or(0, lock_mark));
-        self.expect_all(say::CONSUME, [declare, consume, verify]);
+    pub fn expect_goodbye(&mut self) {
+        self.expect_all(say::CONSUME, say::release_lock());
+        self.expect(say::CONNECTION, say::goodbye());
     }
 
     /// The next that the broker was told is all that the login of `c` with a clean session asks beside the connection.
@@ -392,21 +387,6 @@ impl Talk {
         }
         pieces
     }
-}
-
-fn declared_queue(frame: &AMQPFrame) -> Option<String> {
-    match frame {
-        AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Declare(it))) => Some(it.queue.to_string()),
-        _ => None,
-    }
-}
-
-fn lock_mark(frame: &AMQPFrame) -> i64 {
-    let AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) = frame else { return 0 };
-    let expires = declare.arguments.inner().get("x-expires").and_then(AMQPValue::as_long_long_int);
-    let mark = expires.map_or(0, |ms| ms - 60_000);
-    assert!((0..1 << 20).contains(&mark), "a mark has 20 bits: {mark}");
-    mark
 }
 
 impl Drop for Talk {

@@ -1,6 +1,6 @@
 //! What a session and its lock consist of, and what a group shares. The client's id is `c`.
 
-use super::{EXCHANGE, QUEUES, table, tag};
+use super::{EXCHANGE, KEPT, table, tag};
 use amq_protocol::{
     protocol::{AMQPClass, basic, queue},
     types::{AMQPValue, FieldTable},
@@ -14,12 +14,11 @@ pub fn arguments(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -
     table([("x-queue-type", AMQPValue::LongString("classic".into()))].into_iter().chain(entries))
 }
 
-/// queue.declare.
-pub fn declare_queue(queue: &str, auto_delete: bool, arguments: FieldTable) -> AMQPClass {
+/// queue.declare of a queue that outlives the connection.
+pub fn declare_queue(queue: &str, arguments: FieldTable) -> AMQPClass {
     AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
         queue: queue.into(),
         durable: true,
-        auto_delete,
         arguments,
         ..queue::Declare::default()
     }))
@@ -64,6 +63,16 @@ pub fn bind_queue(queue: &str, routing_key: &str) -> AMQPClass {
     }))
 }
 
+/// queue.unbind.
+pub fn unbind_queue(queue: &str, routing_key: &str) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Unbind(queue::Unbind {
+        queue: queue.into(),
+        exchange: EXCHANGE.into(),
+        routing_key: routing_key.into(),
+        ..queue::Unbind::default()
+    }))
+}
+
 /// basic.consume.
 pub fn consume_queue(queue: &str, consumer_tag: &str, no_ack: bool, exclusive: bool) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
@@ -93,11 +102,16 @@ pub fn cancelled(consumer_tag: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok))
 }
 
-/// How the lock is taken by a connection with this mark.
-pub fn take_lock(mark: i64) -> [AMQPClass; 4] {
-    let expires = ("x-expires", AMQPValue::LongLongInt(60_000 + mark));
-    let declare = declare_queue(LOCK, true, arguments([expires]));
+/// How the lock is taken. The second declare is to tell whether it is still the same queue: by its expiry, which is another one in
+/// each connection; conversations have this one.
+pub fn take_lock() -> [AMQPClass; 4] {
+    let declare = declare_queue(LOCK, arguments([("x-expires", AMQPValue::LongLongInt(10_000))]));
     [delete_queue(LOCK, false), declare.clone(), consume_queue(LOCK, "lock", true, true), declare]
+}
+
+/// How it is given back.
+pub fn release_lock() -> [AMQPClass; 2] {
+    [cancel_consumer("lock", false), delete_queue(LOCK, true)]
 }
 
 /// The answers to that.
@@ -110,12 +124,22 @@ pub fn declare_kept(level: usize, expires: Option<i64>) -> AMQPClass {
     let expires = expires.map(|ms| ("x-expires", AMQPValue::LongLongInt(ms)));
     let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
     let entries = expires.into_iter().chain([one_active]).chain(max_length(level));
-    declare_queue(QUEUES[level], false, arguments(entries))
+    declare_queue(KEPT[level], arguments(entries))
+}
+
+/// queue.bind of such a queue.
+pub fn bind_kept(level: usize, routing_key: &str) -> AMQPClass {
+    bind_queue(KEPT[level], routing_key)
+}
+
+/// queue.unbind of such a queue.
+pub fn unbind_kept(level: usize, routing_key: &str) -> AMQPClass {
+    unbind_queue(KEPT[level], routing_key)
 }
 
 /// basic.consume of such a queue.
 pub fn consume_kept(level: usize) -> AMQPClass {
-    consume_queue(QUEUES[level], tag(level), level == 0, false)
+    consume_queue(KEPT[level], tag(level), level == 0, false)
 }
 
 /// The bound on a level's queue.
@@ -130,5 +154,5 @@ pub fn group_queue(group: &str, binding_key: &str) -> String {
 
 /// queue.declare of it.
 pub fn declare_group(queue: &str) -> AMQPClass {
-    declare_queue(queue, false, arguments([("x-expires", AMQPValue::LongLongInt(86_400_000))]))
+    declare_queue(queue, arguments([("x-expires", AMQPValue::LongLongInt(86_400_000))]))
 }

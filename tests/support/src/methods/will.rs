@@ -6,6 +6,9 @@ use amq_protocol::{
     types::AMQPValue,
 };
 
+/// The queue of the will of `c`. It has another ending in each connection; conversations have this one.
+pub const WILL_QUEUE: &str = "mqtt-subscription-cwill.own";
+
 /// The tag of the will's consumer.
 pub const WILL_TAG: &str = "will";
 
@@ -29,8 +32,8 @@ pub fn commit_ok() -> AMQPClass {
     AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}))
 }
 
-/// queue.declare of a will's queue, from which it dies to this routing key.
-pub fn declare_will(queue: &str, routing_key: &str) -> AMQPClass {
+/// queue.declare of the will's queue, from which it dies to this routing key.
+pub fn declare_will(routing_key: &str) -> AMQPClass {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let entries = [
         ("x-expires", AMQPValue::LongLongInt(10_000)),
@@ -38,7 +41,7 @@ pub fn declare_will(queue: &str, routing_key: &str) -> AMQPClass {
         ("x-dead-letter-exchange", text(super::EXCHANGE)),
         ("x-dead-letter-routing-key", text(routing_key)),
     ];
-    declare_queue(queue, false, arguments(entries))
+    declare_queue(WILL_QUEUE, arguments(entries))
 }
 
 /// basic.publish into a queue.

@@ -42,9 +42,10 @@ use crate::error::{Error, Limit, TimedOut};
 use crate::event::Event;
 use crate::mqtt::{self, ConnectReturnCode};
 use crate::policy::Peer;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::RecvBuffer;
 use broker::BrokerSide;
+use channel::Role;
 use from_broker::Arriving;
 use inflight::{Deliveries, Publications};
 use output::ClientOutput;
@@ -57,6 +58,9 @@ use will::Will;
 
 /// The most bytes a client may be owed. Payloads never wait; this is a quarter of a million acknowledgements.
 const MAX_CLIENT_OUTPUT: usize = 1024 * 1024;
+
+/// For so long after a publish at QoS 0 the broker may not have looked at it yet.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// One client connection. Deterministic: the same inputs at the same times give the same outputs.
 ///
@@ -79,6 +83,11 @@ pub struct Bridge {
 
     broker: BrokerSide,
     from_broker: RecvBuffer,
+
+    /// The client will send no more: the host passes that on to the broker with our next bytes.
+    client_ended: bool,
+    /// When the client published at QoS 0 last.
+    published_at: Option<Instant>,
 
     /// The AMQP connection is open: what is left to do before CONNACK is the session and the will.
     is_open: bool,
@@ -132,6 +141,8 @@ impl Bridge {
             pings: Pings::default(),
             broker: BrokerSide::new(&config),
             from_broker: RecvBuffer::default(),
+            client_ended: false,
+            published_at: None,
             is_open: false,
             session: None,
             will: None,
@@ -150,6 +161,7 @@ impl Bridge {
 
     /// Bytes from the client, in pieces of any size; `end` when it will send no more.
     pub fn handle_client(&mut self, now: Instant, bytes: Vec<u8>, end: bool) {
+        self.client_ended |= end;
         if self.listens_to_client() {
             self.timers.client_heard(now);
             self.from_client.push(bytes);
@@ -370,7 +382,15 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
-        self.keep_last_words();
+        let has_last_words = self.keep_last_words();
+        if self.client_ended {
+            if self.published_at.is_some_and(|at| now < at + SETTLED) {
+                self.broker.barrier(Role::Publish);
+            }
+            if has_last_words {
+                self.broker.barrier(Role::Confirm);
+            }
+        }
         if let Some(session) = &self.session {
             session.release(&mut self.broker);
         }
@@ -390,6 +410,12 @@ impl Bridge {
 
     /// Ends every input.
     fn settle(&mut self, now: Instant) {
+        if self.state == State::LoggingIn
+            && let Some(will) = &mut self.will
+        {
+            // Not before, since DISCONNECT may have come right behind CONNECT.
+            will.deposit(&mut self.broker, self.config.exchange.as_short());
+        }
         if self.listens_to_client()
             && let Err(error) = self.broker.check_budgets()
         {

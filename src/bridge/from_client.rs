@@ -45,7 +45,7 @@ impl Bridge {
             Packet::Connect(connect) if self.state == State::AwaitConnect => self.connect(&connect)?,
             Packet::Connect(_) => return Err(Error::Misbehaved(Misbehaved::SecondConnect)),
             _ if self.state == State::AwaitConnect => return Err(Error::Misbehaved(Misbehaved::NotConnect)),
-            Packet::Publish(publish) => self.publish(publish)?,
+            Packet::Publish(publish) => self.publish(now, publish)?,
             Packet::Puback(id) => self.puback(id),
             // We deliver at QoS 0 and 1 only, so nobody waits for these.
             Packet::Pubrec(_) | Packet::Pubcomp(_) => {}
@@ -95,7 +95,6 @@ impl Bridge {
             if let Some(names) = names.as_ref().filter(|_| will.retain) {
                 held.retain(admission.queues.retained_will.clone(), names);
             }
-            held.deposit(&mut self.broker, self.config.exchange.as_short());
             self.will = Some(held);
         }
         if let Some(names) = names {
@@ -115,7 +114,7 @@ impl Bridge {
         }
     }
 
-    fn publish(&mut self, publish: Publish<'_>) -> Result<(), Error> {
+    fn publish(&mut self, now: Instant, publish: Publish<'_>) -> Result<(), Error> {
         self.config.topic_mapping.routing_key(publish.topic, &mut self.key);
         let Some(routing_key) = ShortStr::new(&self.key) else {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
@@ -127,7 +126,10 @@ impl Bridge {
                 self.publications.arrive_unacknowledged();
                 Role::Confirm
             }
-            None => Role::Publish,
+            None => {
+                self.published_at = Some(now);
+                Role::Publish
+            }
             Some(id) => match self.publications.arrive(id, publish.qos) {
                 Arrival::New => Role::Confirm,
                 // Published once per packet id: the payload that follows has nowhere to go.

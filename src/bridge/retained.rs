@@ -189,19 +189,20 @@ impl Bridge {
     }
 
     /// The client goes, and perhaps its bytes have ended: what is not kept yet is sent behind the messages themselves, without
-    /// waiting for anything. If one of them is refused, the broker closes its channel and looks at nothing behind it.
-    pub(super) fn keep_last_words(&mut self) {
-        let Some(keeper) = self.keeper.take() else { return };
+    /// waiting for anything. If one of them is refused, the broker closes its channel and looks at nothing behind it. Whether there
+    /// was anything.
+    pub(super) fn keep_last_words(&mut self) -> bool {
+        let Some(keeper) = self.keeper.take() else { return false };
         let (names, messages) = keeper.into_parts();
         let mut messages = messages.chain(self.publications.take_retained()).peekable();
         if messages.peek().is_none() {
-            return;
+            return false;
         }
         self.broker.request(Role::Confirm, names.declare(), Awaited::Keep(keep::Step::Exchange));
         for message in messages {
             names.keep(&message, Role::Confirm, &mut self.broker);
         }
-        self.broker.barrier(Role::Confirm);
+        true
     }
 
     /// A message is not to be kept after all, nor is one that is still arriving behind it.

@@ -45,6 +45,8 @@ pub(super) struct Will {
     /// The delivery that is not acknowledged.
     delivery: Option<u64>,
     keeping: Option<Keeping>,
+    /// It was given to the broker.
+    is_deposited: bool,
     /// tx.commit is not answered.
     committing: bool,
 }
@@ -68,6 +70,7 @@ impl Will {
             payload: payload.into(),
             delivery: None,
             keeping: None,
+            is_deposited: false,
             committing: false,
         }
     }
@@ -84,8 +87,11 @@ impl Will {
         });
     }
 
-    /// Gives it to the broker, in one flight.
+    /// Gives it to the broker, in one flight, unless it has it.
     pub(super) fn deposit(&mut self, broker: &mut BrokerSide, exchange: ShortStr<'_>) {
+        if core::mem::replace(&mut self.is_deposited, true) {
+            return;
+        }
         broker.request(Role::Will, ClientMethod::TxSelect, Awaited::Will(Step::Select));
         let routing_key = ShortStr::new(&self.routing_key);
         // The broker does not ask whether a dead letter's topic is permitted to whoever made it, but of what is published it does,
@@ -166,6 +172,9 @@ impl Will {
 
     /// Takes it back. [MQTT-3.14.4-3]
     pub(super) fn withdraw(&self, broker: &mut BrokerSide) {
+        if !self.is_deposited {
+            return;
+        }
         let mut delete = |queue, if_empty| {
             let delete = ClientMethod::QueueDelete { queue, if_unused: false, if_empty };
             broker.request(Role::Will, delete, Awaited::Will(Step::Delete));

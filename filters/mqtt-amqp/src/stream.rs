@@ -138,8 +138,9 @@ impl Connection {
         self.route()?;
         let output = self.bridge.take_broker_output();
         host::replace(Buffer::Downstream, &output)?;
-        // A first resume is what makes `tcp_proxy` connect, so it needs a reason.
-        if output.is_empty() && (!end || self.bridge.close_due()) {
+        // A first resume is what makes `tcp_proxy` connect, so it needs a reason; and the client's end, which goes with it, makes
+        // RabbitMQ drop what it has not looked at, so it waits for the broker's answer to the goodbye.
+        if output.is_empty() {
             return Ok(());
         }
         host::resume_downstream()

@@ -4,7 +4,7 @@
 //! and comes out as notices.
 //!
 //! ```text
-//!                CONNECT admitted            connection.open-ok
+//!                CONNECT admitted        open, session, will: CONNACK
 //! AwaitConnect ───────────────────> LoggingIn ────────────────> Connected
 //!      │                               │                           │
 //!      │ refused: CONNACK waits        │ refused: CONNACK          │ DISCONNECT, client gone, error:

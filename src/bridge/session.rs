@@ -294,14 +294,12 @@ impl Session {
             }
             // Of a member with another `subscription_ttl`.
             Step::Declare(QueueId::Shared(_)) if why.code == PRECONDITION_FAILED => {}
+            // The other consumers are gone with the channel.
+            Step::Consume(_) | Step::Cancel(..) if self.lock.is_consumed() || self.queues.is_consuming() => {
+                return fatal;
+            }
             // Should there be a queue, nobody will have what it holds; it expires.
             Step::Declare(queue) | Step::Consume(queue) => {
-                if matches!(step, Step::Consume(_))
-                    && (!self.is_clean || self.lock.is_consumed() || self.queues.is_consuming())
-                {
-                    // The other consumers are gone with the channel.
-                    return fatal;
-                }
                 if let Some(progress) = self.queues.progress_mut(queue) {
                     *progress = Progress::default();
                 }

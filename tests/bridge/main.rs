@@ -6,6 +6,7 @@ mod cuts;
 mod deliver;
 mod dollar;
 mod ends;
+mod errors;
 mod hostile;
 mod login;
 mod publish;

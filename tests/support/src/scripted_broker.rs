@@ -18,8 +18,8 @@ pub struct ScriptedBroker {
     /// Messages so far on the confirm channel, and bytes still to come of the last.
     confirms: Option<(u64, u64)>,
     queues: BTreeSet<String>,
-    /// The queue of each consumer, by its tag.
-    consumers: BTreeMap<String, String>,
+    /// The queue and the channel of each consumer, by its tag.
+    consumers: BTreeMap<String, (String, u16)>,
     /// Channels that are refused, until that is acknowledged.
     closing: BTreeSet<u16>,
     will: Will,
@@ -37,9 +37,12 @@ struct Marks {
     own: Option<String>,
 }
 
+/// Whether a method on a channel is it.
+type IsMeant = dyn Fn(u16, &AMQPClass) -> bool;
+
 /// What is to be refused.
 struct Refusal {
-    is_meant: Box<dyn Fn(u16, &AMQPClass) -> bool>,
+    is_meant: Box<IsMeant>,
     times: u32,
     code: u16,
     text: &'static str,
@@ -90,7 +93,7 @@ impl ScriptedBroker {
 
     /// How many consumers a queue has.
     pub fn consumers_of(&self, queue: &str) -> usize {
-        self.consumers.values().filter(|it| it.as_str() == queue).count()
+        self.consumers.values().filter(|(its, _)| its == queue).count()
     }
 
     /// The next requests of this kind, so many, are refused.
@@ -105,8 +108,14 @@ impl ScriptedBroker {
 
     /// A channel is refused out of the blue: what comes on it is not looked at until that is acknowledged.
     pub fn close_channel(&mut self, channel: u16, code: u16, text: &str) -> Vec<u8> {
+        self.close(channel, say::channel_close(code, text, (0, 0)))
+    }
+
+    /// A channel's consumers go with it.
+    fn close(&mut self, channel: u16, why: AMQPClass) -> Vec<u8> {
         self.closing.insert(channel);
-        method(channel, say::channel_close(code, text, (0, 0)))
+        self.consumers.retain(|_, &mut (_, its)| its != channel);
+        method(channel, why)
     }
 
     /// What a broker that agrees to everything else answers to a frame, in bytes.
@@ -138,9 +147,8 @@ impl ScriptedBroker {
             _ => return Vec::new(),
         };
         if let Some((code, text)) = self.refusal(channel, request) {
-            self.closing.insert(channel);
             let blamed = (request.get_amqp_class_id(), request.get_amqp_method_id());
-            return method(channel, say::channel_close(code, text, blamed));
+            return self.close(channel, say::channel_close(code, text, blamed));
         }
         let answer = match request {
             AMQPClass::Connection(connection::AMQPMethod::Open(_)) => say::open_ok(),
@@ -149,13 +157,12 @@ impl ScriptedBroker {
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => say::flow_ok(flow.active),
             AMQPClass::Queue(queue::AMQPMethod::Delete(delete)) => {
                 self.queues.remove(delete.queue.as_str());
-                self.consumers.retain(|_, queue| queue.as_str() != delete.queue.as_str());
+                self.consumers.retain(|_, (queue, _)| queue.as_str() != delete.queue.as_str());
                 say::delete_ok()
             }
             AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
                 if declare.passive && !self.queues.contains(declare.queue.as_str()) {
-                    self.closing.insert(channel);
-                    say::channel_close(404, "NOT_FOUND - no queue", (50, 10))
+                    return self.close(channel, say::channel_close(404, "NOT_FOUND - no queue", (50, 10)));
                 } else {
                     self.has_queue(declare.queue.as_str());
                     let consumers = self.consumers_of(declare.queue.as_str());
@@ -166,8 +173,8 @@ impl ScriptedBroker {
             AMQPClass::Queue(queue::AMQPMethod::Unbind(_)) => say::unbind_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Qos(_)) => say::qos_ok(),
             AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => {
-                let queue = consume.queue.to_string();
-                let before = self.consumers.insert(consume.consumer_tag.to_string(), queue);
+                let consumer = (consume.queue.to_string(), channel);
+                let before = self.consumers.insert(consume.consumer_tag.to_string(), consumer);
                 assert_eq!(before, None, "a consumer's tag is not used twice");
                 say::consumed(consume.consumer_tag.as_str())
             }

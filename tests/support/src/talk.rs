@@ -342,10 +342,15 @@ impl Talk {
         assert!(self.broker.unread().is_empty(), "{}: {:?}", self.name, self.broker.unread());
     }
 
+    /// What the client has heard since it was looked at last.
+    pub fn take_heard(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.client_heard)
+    }
+
     /// The client has heard these bytes and no more.
     #[track_caller]
     pub fn hears(&mut self, bytes: impl AsRef<[u8]>) {
-        assert_eq!(std::mem::take(&mut self.client_heard), bytes.as_ref(), "{}", self.name);
+        assert_eq!(self.take_heard(), bytes.as_ref(), "{}", self.name);
     }
 
     /// The client has heard nothing more.

@@ -34,7 +34,9 @@ mod will;
 
 pub use timer::Timer;
 
+use core::hash::Hasher as _;
 use std::collections::VecDeque;
+use std::hash::DefaultHasher;
 use std::rc::Rc;
 
 use crate::config::{Config, ConnectMode};
@@ -433,4 +435,11 @@ impl Bridge {
             self.pings.probed = self.pings.probed.saturating_add(core::mem::take(&mut self.pings.waiting));
         }
     }
+}
+
+/// By which a publish is found again when the broker refuses its topic.
+fn topic_hash(routing_key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(routing_key);
+    hasher.finish()
 }

@@ -41,7 +41,7 @@ pub(super) enum Notice<'a> {
     Probed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
-    ChannelClosed { role: Role, why: Refused, steps: VecDeque<session::Step> },
+    ChannelClosed { role: Role, why: Refused<'a>, steps: VecDeque<session::Step> },
     /// A publisher confirm.
     Confirmed { role: Role, number: u64, multiple: bool },
     /// A message's method; a `Content` follows.
@@ -394,7 +394,7 @@ impl BrokerSide {
                 if role == Role::Replay {
                     self.relaying = false;
                 }
-                let why = Refused { code: reason.code, method: reason.method };
+                let why = Refused { code: reason.code, text: reason.text, method: reason.method };
                 Ok(Some(Notice::ChannelClosed { role, why, steps }))
             }
             answer => self.answer(role, &answer),

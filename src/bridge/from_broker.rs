@@ -175,7 +175,7 @@ impl Bridge {
         self.ask_steps();
     }
 
-    fn channel_closed(&mut self, role: Role, why: Refused, steps: VecDeque<Step>) -> Result<(), Error> {
+    fn channel_closed(&mut self, role: Role, why: Refused<'_>, steps: VecDeque<Step>) -> Result<(), Error> {
         let fatal = Error::BrokerClosed { code: why.code, method: why.method };
         if matches!(role, Role::Keep | Role::Replay) {
             self.retaining_refused(role, why.code);
@@ -187,15 +187,19 @@ impl Bridge {
             (Role::Topology, None) => {}
             (Role::Topology | Role::Consume, Some(blamed)) => session.refused(blamed, why, steps)?,
             (Role::Publish | Role::Confirm, _) if self.may_drop(why) => {
+                self.events.push_back(Event::Unauthorized);
                 // On the other channel nothing is acknowledged.
                 if role == Role::Confirm {
-                    let (receipt, retained) = self.publications.drop_refused().ok_or(fatal)?;
-                    if let Some(receipt) = receipt {
+                    let topic = refused_topic(why.text).map(super::topic_hash);
+                    let dropped = self.publications.drop_refused(topic).ok_or(fatal)?;
+                    if let Some(receipt) = dropped.receipt {
                         self.client.receipt(receipt);
                     }
-                    self.forget_copies(retained);
+                    self.forget_copies(dropped.retained);
+                    if !dropped.is_only {
+                        return Err(fatal);
+                    }
                 }
-                self.events.push_back(Event::Unauthorized);
             }
             // It was taken back, and the place for it is somebody else's.
             (Role::Will, _) if self.will.is_none() => {}
@@ -266,7 +270,7 @@ impl Bridge {
         }
     }
 
-    fn may_drop(&self, why: Refused) -> bool {
+    fn may_drop(&self, why: Refused<'_>) -> bool {
         self.config.on_unauthorized == OnUnauthorized::Drop
             && (why.code, why.method) == (ACCESS_REFUSED, MethodId::BASIC_PUBLISH)
     }
@@ -297,4 +301,12 @@ pub(super) fn published_qos(header: &ContentHeader<'_>) -> QoS {
         None if header.persistent => QoS::AtLeastOnce,
         Some(_) | None => QoS::AtMostOnce,
     }
+}
+
+/// RabbitMQ: "access to topic 'a.b' in exchange 'amq.topic' ... refused for user ...".
+fn refused_topic(text: &[u8]) -> Option<&[u8]> {
+    let at = |text: &[u8], words: &[u8]| text.windows(words.len()).position(|window| window == words);
+    const BEFORE: &[u8] = b"access to topic '";
+    let topic = text.get(at(text, BEFORE)? + BEFORE.len()..)?;
+    topic.get(..at(topic, b"' in exchange")?)
 }

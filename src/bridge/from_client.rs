@@ -13,6 +13,7 @@ use super::subscribe::{Filter, Subscriptions};
 use super::will::Will;
 use super::{Bridge, State};
 use crate::amqp::{Address, ClientMethod, MqttHeaders, Properties, ShortStr};
+use crate::config::OnUnauthorized;
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
@@ -120,17 +121,21 @@ impl Bridge {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
         let is_retained = publish.retain && self.keeper.is_some();
+        let topic = match self.config.on_unauthorized {
+            OnUnauthorized::Disconnect => 0,
+            OnUnauthorized::Drop => super::topic_hash(&self.key),
+        };
         let role = match publish.packet_id {
             // It is kept once the broker has taken it, so once its topic is permitted.
             None if is_retained => {
-                self.publications.arrive_unacknowledged();
+                self.publications.arrive_unacknowledged(topic);
                 Role::Confirm
             }
             None => {
                 self.published_at = Some(now);
                 Role::Publish
             }
-            Some(id) => match self.publications.arrive(id, publish.qos) {
+            Some(id) => match self.publications.arrive(id, publish.qos, topic) {
                 Arrival::New => Role::Confirm,
                 // Published once per packet id: the payload that follows has nowhere to go.
                 Arrival::Pending => return Ok(()),

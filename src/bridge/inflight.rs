@@ -21,6 +21,8 @@ pub(super) struct Publications {
 struct Unconfirmed {
     /// None at QoS 0.
     id: Option<PacketId>,
+    /// A hash of its routing key, where that may come to matter.
+    topic: u64,
     /// What is to be kept of it, before the client hears that it is taken.
     retained: Option<Retained>,
 }
@@ -65,22 +67,22 @@ pub(super) enum Confirmed {
 
 impl Publications {
     /// A PUBLISH arrives; `Arrival::New` takes the next confirm number.
-    pub(super) fn arrive(&mut self, id: PacketId, qos: QoS) -> Arrival {
+    pub(super) fn arrive(&mut self, id: PacketId, qos: QoS, topic: u64) -> Arrival {
         match self.by_id.get(&id) {
             Some(Stage::Puback | Stage::Pubrec | Stage::Released) => Arrival::Pending,
             Some(Stage::Received) if qos == QoS::ExactlyOnce => Arrival::Stored,
             // A client that gives up a QoS 2 exchange for a new message: let it.
             Some(Stage::Received) | None => {
                 self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
-                self.unconfirmed.push_back(Some(Unconfirmed { id: Some(id), retained: None }));
+                self.unconfirmed.push_back(Some(Unconfirmed { id: Some(id), topic, retained: None }));
                 Arrival::New
             }
         }
     }
 
     /// A PUBLISH at QoS 0 that is confirmed to us alone takes the next confirm number.
-    pub(super) fn arrive_unacknowledged(&mut self) {
-        self.unconfirmed.push_back(Some(Unconfirmed { id: None, retained: None }));
+    pub(super) fn arrive_unacknowledged(&mut self, topic: u64) {
+        self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, retained: None }));
     }
 
     /// The PUBLISH that came last is to be kept.
@@ -127,15 +129,15 @@ impl Publications {
         let first = if multiple { 0 } else { index };
         for slot in self.unconfirmed.range_mut(first..=index) {
             match slot.take() {
-                Some(Unconfirmed { id, retained: Some(message) }) => {
+                Some(Unconfirmed { id, retained: Some(message), .. }) => {
                     confirmed(Confirmed::Keep(message, id));
                 }
-                Some(Unconfirmed { id: Some(id), retained: None }) => {
+                Some(Unconfirmed { id: Some(id), retained: None, .. }) => {
                     if let Some(receipt) = confirm_one(&mut self.by_id, id) {
                         confirmed(Confirmed::Owed(receipt));
                     }
                 }
-                Some(Unconfirmed { id: None, retained: None }) | None => {}
+                Some(Unconfirmed { id: None, retained: None, .. }) | None => {}
             }
         }
         while self.unconfirmed.front().is_some_and(Option::is_none) {
@@ -145,14 +147,26 @@ impl Publications {
         Some(())
     }
 
-    /// The broker refused a publish and closed the channel, and the next one counts from 1 again. When only one is unconfirmed it
-    /// was that: counts it as taken, and tells what was to be kept of it. Of several, nobody knows which were taken.
-    pub(super) fn drop_refused(&mut self) -> Option<(Option<Receipt>, Option<Retained>)> {
-        let mut unconfirmed = core::mem::take(&mut self.unconfirmed).into_iter().flatten();
-        let (only, None) = (unconfirmed.next()?, unconfirmed.next()) else { return None };
+    /// The broker refused a publish and closed the channel, and the next one counts from 1 again. Counts the first of the topic that
+    /// it names as taken; or the only one, if it names none.
+    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Option<Dropped> {
         self.confirmed = 0;
-        Some((only.id.and_then(|id| confirm_one(&mut self.by_id, id)), only.retained))
+        let unconfirmed: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
+        let is_only = unconfirmed.len() == 1;
+        let mut refused = unconfirmed.into_iter().filter(|publish| is_only || Some(publish.topic) == topic);
+        let Unconfirmed { id, retained, .. } = refused.next()?;
+        let receipt = id.and_then(|id| confirm_one(&mut self.by_id, id));
+        Some(Dropped { receipt, retained, is_only })
     }
+}
+
+/// A publish that is counted as taken although it was refused.
+pub(super) struct Dropped {
+    pub(super) receipt: Option<Receipt>,
+    /// What was to be kept of it.
+    pub(super) retained: Option<Retained>,
+    /// Otherwise there were others, of which nobody knows whether the broker took them.
+    pub(super) is_only: bool,
 }
 
 fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Receipt> {
@@ -222,7 +236,7 @@ mod tests {
     fn confirms_come_one_by_one_in_any_order_and_in_bulk() {
         let mut p = Publications::default();
         for n in 1..=5 {
-            assert_eq!(p.arrive(id(n * 10), QoS::AtLeastOnce), Arrival::New);
+            assert_eq!(p.arrive(id(n * 10), QoS::AtLeastOnce, 0), Arrival::New);
         }
         assert_eq!(confirm(&mut p, 2, false), Some(vec![Receipt::Puback(id(20))]));
         assert_eq!(confirm(&mut p, 3, true), Some(vec![Receipt::Puback(id(10)), Receipt::Puback(id(30))]));
@@ -234,22 +248,22 @@ mod tests {
     #[test]
     fn a_qos_2_message_is_published_once_until_it_is_released() {
         let mut p = Publications::default();
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Pending);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::Pending);
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(7))]));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Stored);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::Stored);
         assert!(p.release(id(7)));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::New);
     }
 
     #[test]
     fn a_release_ahead_of_the_confirm_puts_pubcomp_in_pubrec_s_place() {
         let mut p = Publications::default();
-        p.arrive(id(7), QoS::ExactlyOnce);
+        p.arrive(id(7), QoS::ExactlyOnce, 0);
         assert!(!p.release(id(7)));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::Pending);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::Pending);
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubcomp(id(7))]));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::New);
     }
 
     #[test]

@@ -120,7 +120,12 @@ impl Lock {
     ///
     /// # Errors
     /// When somebody else has taken over meanwhile, or there is no way.
-    pub(super) fn refused(&mut self, step: Step, why: Refused, may_forgo: bool) -> Result<Outcome, Error> {
+    pub(super) fn refused(
+        &mut self,
+        step: Step,
+        why: Refused<'_>,
+        may_forgo: bool,
+    ) -> Result<Outcome, Error> {
         let is_permitted = why.code != ACCESS_REFUSED || step == Step::Consume;
         match (step, self.attempts_left.checked_sub(1)) {
             (Step::Verify, _) => Err(self.lost()),

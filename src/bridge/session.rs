@@ -42,8 +42,9 @@ pub(super) enum Step {
 
 /// Why the broker refused a step.
 #[derive(Clone, Copy)]
-pub(super) struct Refused {
+pub(super) struct Refused<'a> {
     pub(super) code: u16,
+    pub(super) text: &'a [u8],
     pub(super) method: MethodId,
 }
 
@@ -253,7 +254,7 @@ impl Session {
     pub(super) fn refused(
         &mut self,
         step: Step,
-        why: Refused,
+        why: Refused<'_>,
         behind: impl DoubleEndedIterator<Item = Step>,
     ) -> Result<(), Error> {
         self.ask_again(behind);

@@ -22,7 +22,7 @@ use support::{
 };
 
 fn both(talk: impl Fn(&mut Talk)) {
-    with_both(module::shipped(), "{}", talk);
+    with_both(module::shipped(), r#"{"retained": false}"#, talk);
 }
 
 /// The client's connection ends, and it hears nothing of it.

@@ -1,6 +1,6 @@
 //! Whole conversations, broken off behind every byte: by the client or by the broker, politely or not.
 
-use crate::both;
+use crate::{both, without_retained};
 use support::{
     methods::*,
     module,
@@ -78,7 +78,7 @@ fn broken_off_behind_every_byte() {
             for (name, replayed) in [("native", 1), ("module", 7)] {
                 // Every cut natively; every seventh in the module, which is the same code.
                 for cut in (0..=inputs.len()).step_by(replayed) {
-                    let subject = subject::both(module::shipped(), config)
+                    let subject = subject::both(module::shipped(), &without_retained(config))
                         .into_iter()
                         .find_map(|(it, subject)| (it == name).then_some(subject))
                         .unwrap();

@@ -87,12 +87,50 @@ fn a_fin_during_the_login_parts_from_the_broker_in_good_order() {
         t.expect_session();
         t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_barrier(PUBLISH);
         t.expect_goodbye();
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
         t.hears_nothing();
         t.reply(CONNECTION, close_ok());
         assert!(t.closed());
+    });
+}
+
+/// The end of the client's bytes is passed on at once, and a broker drops what it has not looked at by then.
+#[test]
+fn a_fin_behind_a_message_at_qos_0_waits_for_it() {
+    both(r#"{"heartbeat": 0}"#, |t| {
+        t.log_in();
+        t.client(publish(0, 0, "a", b"x"));
+        t.expect(PUBLISH, channel_open());
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.advance(9_900);
+        t.client_ends();
+        t.expect_barrier(PUBLISH);
+        t.expect_goodbye();
+        t.expect_silence();
+    });
+    // After ten seconds the broker has looked at it, and what is confirmed or acknowledged is not lost in silence.
+    for (qos, pause) in [(0, 10_000), (1, 0)] {
+        both(r#"{"heartbeat": 0}"#, |t| {
+            t.log_in();
+            t.client(publish(qos, 1, "a", b"x"));
+            while t.broker.next_frame().is_some() {}
+            t.advance(pause);
+            t.client_ends();
+            t.expect_goodbye();
+            t.expect_silence();
+        });
+    }
+    // Nor is there an end to be passed on behind DISCONNECT alone.
+    both("{}", |t| {
+        t.log_in();
+        t.client([publish(0, 0, "a", b"x"), DISCONNECT.to_vec()].concat());
+        t.expect(PUBLISH, channel_open());
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_goodbye();
+        t.expect_silence();
     });
 }
 

@@ -143,10 +143,10 @@ fn refused_at_the_edge() -> [(&'static str, SocketAddr, Vec<u8>, u8); 6] {
     ]
 }
 
-/// The longest name is that of a queue that goes with its connection.
+/// The longest name is that of the queue for answers about retained messages.
 #[test]
 fn how_long_a_client_id_may_be() {
-    for (length, code) in [(221, 0), (222, 2)] {
+    for (length, code) in [(218, 0), (219, 2)] {
         both("{}", |t| {
             t.client(connect(&"x".repeat(length)));
             if code == 2 {

@@ -23,7 +23,13 @@ use support::{
     talk::{Input, Talk, with_both},
 };
 
-/// Has a conversation with both subjects.
+/// Has a conversation with both subjects. Retained messages have conversations of their own.
 fn both(config_json: &str, talk: impl Fn(&mut Talk)) -> [Vec<Input>; 2] {
-    with_both(module::shipped(), config_json, talk)
+    with_both(module::shipped(), &without_retained(config_json), talk)
+}
+
+/// A configuration in which messages are not retained.
+fn without_retained(config_json: &str) -> String {
+    let rest = config_json.trim_start_matches('{');
+    format!(r#"{{"retained": false{}{rest}"#, if rest == "}" { "" } else { ", " })
 }

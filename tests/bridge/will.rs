@@ -20,8 +20,8 @@ fn with_will(t: &mut Talk) {
     // connection.tune-ok tells the heartbeat.
     t.broker.next_frame();
     t.expect(CONNECTION, open("/"));
-    t.expect_will("w.x", b"gone");
     t.expect_session();
+    t.expect_will("w.x", b"gone");
     all_but_the_will(t);
     t.grant_will();
     t.hears(connack(0));
@@ -39,9 +39,9 @@ fn it_is_deposited_in_the_flight_of_the_login() {
                     .collect::<Vec<_>>(),
             );
             t.expect_connection();
+            t.expect_session();
             let properties = t.expect_will("w.-x", b"x");
             assert_eq!(properties, mode(delivery_mode));
-            t.expect_session();
             t.expect_silence();
         });
     }
@@ -53,10 +53,19 @@ fn connack_waits_for_the_commit_and_for_the_delivery() {
         both("{}", |t| {
             t.client(connect_will(1, "w", "gone"));
             t.expect_connection();
-            t.expect_will("w", b"gone");
             t.expect_session();
+            t.expect_will("w", b"gone");
             all_but_the_will(t);
-            t.replies(WILL, [channel_open_ok(), tx_select_ok(), declared(WILL_QUEUE, 0), consumed(WILL_TAG)]);
+            t.replies(
+                WILL,
+                [
+                    channel_open_ok(),
+                    tx_select_ok(),
+                    rollback_ok(),
+                    declared(WILL_QUEUE, 0),
+                    consumed(WILL_TAG),
+                ],
+            );
             t.hears_nothing();
             for step in [delivery_first, !delivery_first] {
                 t.hears_nothing();
@@ -74,11 +83,19 @@ fn its_consumer_may_be_answered_last() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
+        t.expect_session();
         t.expect_will("w", b"gone");
         all_but_the_will(t);
         t.replies(
             WILL,
-            [channel_open_ok(), tx_select_ok(), declared(WILL_QUEUE, 0), commit_ok(), consumed(WILL_TAG)],
+            [
+                channel_open_ok(),
+                tx_select_ok(),
+                rollback_ok(),
+                declared(WILL_QUEUE, 0),
+                commit_ok(),
+                consumed(WILL_TAG),
+            ],
         );
         t.hears_nothing();
         t.deliver_will(1);
@@ -91,6 +108,7 @@ fn the_session_is_waited_for_too() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
+        t.expect_session();
         t.expect_will("w", b"gone");
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
@@ -134,7 +152,7 @@ fn disconnect_deletes_it_first() {
     both("{}", |t| {
         with_will(t);
         t.client(DISCONNECT);
-        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_withdrawal();
         t.expect_goodbye();
         t.expect_silence();
         t.reply(WILL, delete_ok());
@@ -197,6 +215,16 @@ fn a_login_that_fails_withdraws_it() {
         both("{}", |t| {
             t.client(connect_with(0xcc, 0, &["c", "w", "gone", "u", "p"]));
             t.expect_connection();
+            t.expect_lock();
+            t.expect_all(TOPOLOGY, [channel_open(), look_for(KEPT[1])]);
+            while t
+                .broker
+                .heard()
+                .front()
+                .is_some_and(|frame| matches!(frame, AMQPFrame::Method(TOPOLOGY, _)))
+            {
+                t.broker.next_frame();
+            }
             t.expect_will("w", b"gone");
             t.greet("RabbitMQ", "4.1.0");
             t.reply(CONNECTION, open_ok());
@@ -219,10 +247,10 @@ fn a_broker_that_is_too_slow_is_told_to_forget_it() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
-        t.expect_will("w", b"gone");
         t.expect_session();
+        t.expect_will("w", b"gone");
         t.advance(10_000);
-        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_withdrawal();
         t.closes();
         t.hears_nothing();
     });
@@ -245,7 +273,7 @@ fn it_is_renewed_in_one_transaction() {
             t.hears_nothing();
         }
         t.client(DISCONNECT);
-        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_withdrawal();
         t.expect_goodbye();
     });
 }
@@ -285,7 +313,7 @@ fn disconnect_in_the_middle_of_a_renewal() {
         t.expect(WILL, ack(1, false));
         t.expect_deposit(b"gone");
         t.client(DISCONNECT);
-        t.expect(WILL, delete_queue(WILL_QUEUE, false));
+        t.expect_withdrawal();
         t.expect_goodbye();
         t.expect_silence();
         t.deliver_will(2);
@@ -368,6 +396,7 @@ fn the_headers_of_the_old_mqtt_plugin_come_with_the_renewal() {
         t.expect_protocol_header();
         t.expect_start_ok();
         t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
+        t.expect_session();
         let properties = t.expect_will("w", b"gone");
         // It is written before the broker has told who it is.
         assert_eq!(properties, mode(2));

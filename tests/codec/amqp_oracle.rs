@@ -1,11 +1,11 @@
 //! `amq-protocol`, an independent implementation of AMQP 0-9-1, reads what we write, and we read what it writes.
 
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
-use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx};
+use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exchange, queue, tx};
 use amq_protocol::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 use leveret::amqp::{
-    self, ClientMethod, DeadLetter, MethodId, MqttHeaders, Properties, QueueArguments, QueueFlags, ShortStr,
-    Table, Value,
+    self, Address, ClientMethod, DeadLetter, MethodId, MqttHeaders, Properties, QueueArguments, QueueFlags,
+    ShortStr, Table, Value,
 };
 
 use crate::transcript::{Amqp, Line, listen};
@@ -134,18 +134,27 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
             C::Basic(basic::AMQPMethod::Qos(basic::Qos { prefetch_count: 65535, global: false })),
         ),
         (
-            ClientMethod::BasicPublish { exchange, routing_key },
-            C::Basic(basic::AMQPMethod::Publish(basic::Publish {
-                exchange: "amq.topic".into(),
-                routing_key: "a.*.#".into(),
-                mandatory: false,
-                immediate: false,
-            })),
-        ),
-        (
             ClientMethod::BasicCancel { consumer_tag: short("qos1") },
             C::Basic(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: "qos1".into(), nowait: false })),
         ),
+        (
+            ClientMethod::ExchangeDeclare { exchange },
+            C::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+                exchange: "amq.topic".into(),
+                kind: "direct".into(),
+                durable: true,
+                ..exchange::Declare::default()
+            })),
+        ),
+        (
+            ClientMethod::BasicNack { delivery_tag: 7 },
+            C::Basic(basic::AMQPMethod::Nack(basic::Nack {
+                delivery_tag: 7,
+                multiple: false,
+                requeue: true,
+            })),
+        ),
+        (ClientMethod::TxRollback, C::Tx(tx::AMQPMethod::Rollback(tx::Rollback {}))),
         (ClientMethod::TxSelect, C::Tx(tx::AMQPMethod::Select(tx::Select {}))),
         (ClientMethod::TxCommit, C::Tx(tx::AMQPMethod::Commit(tx::Commit {}))),
         (
@@ -163,13 +172,30 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
             C::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active })),
         ));
     }
-    for if_unused in [false, true] {
+    for mandatory in [false, true] {
         methods.push((
-            ClientMethod::QueueDelete { queue, if_unused },
+            ClientMethod::BasicPublish { exchange, routing_key, mandatory },
+            C::Basic(basic::AMQPMethod::Publish(basic::Publish {
+                exchange: "amq.topic".into(),
+                routing_key: "a.*.#".into(),
+                mandatory,
+                immediate: false,
+            })),
+        ));
+    }
+    for no_ack in [false, true] {
+        methods.push((
+            ClientMethod::BasicGet { queue, no_ack },
+            C::Basic(basic::AMQPMethod::Get(basic::Get { queue: "q".into(), no_ack })),
+        ));
+    }
+    for (if_unused, if_empty) in [(false, false), (false, true), (true, false), (true, true)] {
+        methods.push((
+            ClientMethod::QueueDelete { queue, if_unused, if_empty },
             C::Queue(queue::AMQPMethod::Delete(queue::Delete {
                 queue: "q".into(),
                 if_unused,
-                if_empty: false,
+                if_empty,
                 nowait: false,
             })),
         ));
@@ -207,19 +233,22 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
 }
 
 /// Arguments of a queue, each alone and all together, beside what they are to be.
-fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 7] {
+fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 9] {
     let none = QueueArguments::default();
-    let dead_letter = Some(DeadLetter { exchange: short("amq.topic"), routing_key: short("a.b") });
+    let dead_letter = Some(DeadLetter { exchange: short("amq.topic"), routing_key: Some(short("a.b")) });
+    let keeps_key = Some(DeadLetter { exchange: short("amq.topic"), routing_key: None });
     let kind = ("x-queue-type", text("classic"));
     let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
     let message_ttl = ("x-message-ttl", AMQPValue::LongLongInt(0));
     let max_length = ("x-max-length", AMQPValue::LongLongInt(10_000));
+    let max_priority = ("x-max-priority", AMQPValue::LongLongInt(1));
     let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
     let dead = [("x-dead-letter-exchange", text("amq.topic")), ("x-dead-letter-routing-key", text("a.b"))];
     let all = QueueArguments {
         expires: Some(60_000),
         message_ttl: Some(0),
         max_length: Some(10_000),
+        max_priority: Some(1),
         single_active_consumer: true,
         dead_letter,
     };
@@ -229,8 +258,16 @@ fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 7] {
         (QueueArguments { message_ttl: all.message_ttl, ..none }, table([kind.clone(), message_ttl.clone()])),
         (QueueArguments { max_length: all.max_length, ..none }, table([kind.clone(), max_length.clone()])),
         (QueueArguments { single_active_consumer: true, ..none }, table([kind.clone(), one_active.clone()])),
+        (
+            QueueArguments { max_priority: all.max_priority, ..none },
+            table([kind.clone(), max_priority.clone()]),
+        ),
         (QueueArguments { dead_letter, ..none }, table([kind.clone()].into_iter().chain(dead.clone()))),
-        (all, table([kind, expires, message_ttl, max_length, one_active].into_iter().chain(dead))),
+        (QueueArguments { dead_letter: keeps_key, ..none }, table([kind.clone(), dead[0].clone()])),
+        (
+            all,
+            table([kind, expires, message_ttl, max_length, max_priority, one_active].into_iter().chain(dead)),
+        ),
     ]
 }
 
@@ -249,9 +286,17 @@ fn it_reads_each_method() {
 fn it_reads_a_publish() {
     let mut out = amqp::PROTOCOL_HEADER.to_vec();
     let mqtt_headers = Some(MqttHeaders { publish_qos: 1, dup: false });
-    for (persistent, mqtt_headers) in [(false, None), (true, mqtt_headers)] {
-        let properties = Properties { persistent, mqtt_headers };
-        amqp::publish(&mut out, 2, short("amq.topic"), short("a.b"), properties, 5000);
+    let all = Properties {
+        persistent: true,
+        mqtt_headers,
+        retained: Some(b"a.b"),
+        cc: Some(b"q"),
+        priority: Some(1),
+        expires_at_once: true,
+    };
+    let to = Address { exchange: short("amq.topic"), routing_key: short("a.b"), mandatory: false };
+    for properties in [Properties::default(), Properties { mqtt_headers, ..Properties::default() }, all] {
+        amqp::publish(&mut out, 2, to, properties, 5000);
     }
     amqp::body(&mut out, 2, 4096, &[1; 5000]);
     amqp::heartbeat(&mut out);
@@ -265,18 +310,26 @@ fn it_reads_a_publish() {
     );
     let header =
         |properties| AMQPFrame::Header(2, AMQPContentHeader { class_id: 60, body_size: 5000, properties });
-    let headers = table([
-        ("x-mqtt-publish-qos", AMQPValue::ShortShortInt(1)),
-        ("x-mqtt-dup", AMQPValue::Boolean(false)),
-    ]);
+    let none = basic::AMQPProperties::default();
+    let mqtt =
+        [("x-mqtt-publish-qos", AMQPValue::ShortShortInt(1)), ("x-mqtt-dup", AMQPValue::Boolean(false))];
+    let cc = AMQPValue::FieldArray(FieldArray::from(vec![text("q")]));
+    let every = mqtt.clone().into_iter().chain([("x-leveret-retained", text("a.b")), ("CC", cc)]);
     assert_eq!(
         read(&out),
         [
             AMQPFrame::ProtocolHeader(amq_protocol::frame::ProtocolVersion::amqp_0_9_1()),
             publish.clone(),
-            header(basic::AMQPProperties::default().with_delivery_mode(1)),
+            header(none.clone().with_delivery_mode(1)),
+            publish.clone(),
+            header(none.clone().with_headers(table(mqtt)).with_delivery_mode(1)),
             publish,
-            header(basic::AMQPProperties::default().with_headers(headers).with_delivery_mode(2)),
+            header(
+                none.with_headers(table(every))
+                    .with_delivery_mode(2)
+                    .with_priority(1)
+                    .with_expiration("0".into())
+            ),
             AMQPFrame::Body(2, vec![1; 4088]),
             AMQPFrame::Body(2, vec![1; 912]),
             AMQPFrame::Heartbeat,
@@ -345,7 +398,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
                 message_count: 1,
                 consumer_count: 2,
             })),
-            "queue.declare-ok consumers=2",
+            "queue.declare-ok messages=1 consumers=2",
         ),
         (C::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})), "queue.bind-ok"),
         (C::Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})), "queue.unbind-ok"),
@@ -367,7 +420,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
                 exchange: "amq.topic".into(),
                 routing_key: "a.b".into(),
             })),
-            "basic.deliver qos1 8589934592 redelivered=true a.b",
+            "basic.deliver qos1 8589934592 redelivered=true \"amq.topic\" a.b",
         ),
         (
             C::Basic(basic::AMQPMethod::Deliver(basic::Deliver {
@@ -375,7 +428,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
                 delivery_tag: 1,
                 ..basic::Deliver::default()
             })),
-            "basic.deliver c 1 redelivered=false ",
+            "basic.deliver c 1 redelivered=false \"\" ",
         ),
         (
             C::Basic(basic::AMQPMethod::Ack(basic::Ack { delivery_tag: 7, multiple: true })),
@@ -396,6 +449,28 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
         ),
         (C::Tx(tx::AMQPMethod::SelectOk(tx::SelectOk {})), "tx.select-ok"),
         (C::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {})), "tx.commit-ok"),
+        (C::Tx(tx::AMQPMethod::RollbackOk(tx::RollbackOk {})), "tx.rollback-ok"),
+        (C::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {})), "exchange.declare-ok"),
+        (C::Basic(basic::AMQPMethod::GetEmpty(basic::GetEmpty {})), "basic.get-empty"),
+        (
+            C::Basic(basic::AMQPMethod::GetOk(basic::GetOk {
+                delivery_tag: 1 << 33,
+                redelivered: true,
+                exchange: "x".into(),
+                routing_key: "a.b".into(),
+                message_count: 1,
+            })),
+            "basic.get-ok 8589934592",
+        ),
+        (
+            C::Basic(basic::AMQPMethod::Return(basic::Return {
+                reply_code: 312,
+                reply_text: "NO_ROUTE".into(),
+                exchange: "x".into(),
+                routing_key: "a.b".into(),
+            })),
+            "basic.return",
+        ),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! Every AMQP frame, byte by byte, and what a decoder must not take.
 
 use leveret::amqp::{
-    self, ClientMethod, DeadLetter, DecodeError, FRAME_OVERHEAD, MAX_COLLECTED, MqttHeaders, Properties,
-    QueueArguments, QueueFlags, ShortStr,
+    self, Address, ClientMethod, DeadLetter, DecodeError, FRAME_OVERHEAD, MAX_COLLECTED, MqttHeaders,
+    Properties, QueueArguments, QueueFlags, ShortStr,
 };
 
 use crate::transcript::{Amqp, Line, Transcript, listen, said};
@@ -31,7 +31,7 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
     (b"\x00\x14\x00\x14\x00", "channel.flow false", 5),
     (b"\x00\x14\x00\x15\x01", "channel.flow-ok", 4),
     (b"\x00\x14\x00\x28\x01\x94\x00\x00\x3c\x00\x28", "channel.close 404  (60, 40)", 11),
-    (b"\x00\x32\x00\x0b\x01q\x00\x00\x00\x01\x00\x00\x00\x02", "queue.declare-ok consumers=2", 14),
+    (b"\x00\x32\x00\x0b\x01q\x00\x00\x00\x01\x00\x00\x00\x02", "queue.declare-ok messages=1 consumers=2", 14),
     (b"\x00\x32\x00\x15", "queue.bind-ok", 4),
     (b"\x00\x32\x00\x29\x00\x00\x00\x07", "queue.delete-ok", 4),
     (b"\x00\x32\x00\x33", "queue.unbind-ok", 4),
@@ -40,7 +40,7 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
     (b"\x00\x3c\x00\x1e\x04qos1\x01", "basic.cancel qos1", 9),
     (
         b"\x00\x3c\x00\x3c\x04qos1\x00\x00\x00\x01\x00\x00\x00\x02\x01\x09amq.topic\x03a.b",
-        "basic.deliver qos1 4294967298 redelivered=true a.b",
+        "basic.deliver qos1 4294967298 redelivered=true \"amq.topic\" a.b",
         32,
     ),
     (
@@ -53,6 +53,15 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
     (b"\x00\x3c\x00\x1f\x05share", "basic.cancel-ok", 4),
     (b"\x00\x5a\x00\x0b", "tx.select-ok", 4),
     (b"\x00\x5a\x00\x15", "tx.commit-ok", 4),
+    (b"\x00\x5a\x00\x1f", "tx.rollback-ok", 4),
+    (b"\x00\x28\x00\x0b", "exchange.declare-ok", 4),
+    (b"\x00\x3c\x00\x32\x01\x38\x08NO_ROUTE\x01x\x01q", "basic.return", 4),
+    (
+        b"\x00\x3c\x00\x47\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x01q\x00\x00\x00\x00",
+        "basic.get-ok 4294967298",
+        12,
+    ),
+    (b"\x00\x3c\x00\x48\x00", "basic.get-empty", 4),
 ];
 
 fn end_of(bytes: &[u8]) -> Result<usize, DecodeError> {
@@ -135,9 +144,9 @@ fn frames_that_are_refused() {
 
 #[test]
 fn methods_that_are_refused() {
-    // Ours, secure, return, get-ok, exchange.declare-ok, and no method at all.
+    // Ours, secure, get, recover-ok, exchange.delete-ok, and no method at all.
     for id in
-        [b"\0\x0a\0\x0b", b"\0\x0a\0\x14", b"\0\x3c\0\x32", b"\0\x3c\0\x47", b"\0\x28\0\x0b", b"\0\0\0\0"]
+        [b"\0\x0a\0\x0b", b"\0\x0a\0\x14", b"\0\x3c\0\x46", b"\0\x3c\0\x6f", b"\0\x28\0\x15", b"\0\0\0\0"]
     {
         assert_eq!(end_of(&frame(1, 1, id)), Err(DecodeError::UnknownMethod), "{id:?}");
     }
@@ -183,7 +192,8 @@ fn frames_to_a_broker() {
         message_ttl: Some(0),
         max_length: Some(1),
         single_active_consumer: true,
-        dead_letter: Some(DeadLetter { exchange, routing_key }),
+        dead_letter: Some(DeadLetter { exchange, routing_key: Some(routing_key) }),
+        max_priority: Some(2),
     };
     for (method, arguments) in [
         (
@@ -202,11 +212,12 @@ fn frames_to_a_broker() {
         (ClientMethod::ChannelCloseOk, b"\x00\x14\x00\x29"),
         (
             ClientMethod::QueueDeclare { queue, flags, arguments },
-            b"\x00\x32\x00\x0a\x00\x00\x01q\x06\x00\x00\x00\xb3\
+            b"\x00\x32\x00\x0a\x00\x00\x01q\x06\x00\x00\x00\xcb\
               \x0cx-queue-typeS\x00\x00\x00\x07classic\
               \x09x-expiresl\x00\x00\x00\x00\x00\x00\xea\x60\
               \x0dx-message-ttll\x00\x00\x00\x00\x00\x00\x00\x00\
               \x0cx-max-lengthl\x00\x00\x00\x00\x00\x00\x00\x01\
+              \x0ex-max-priorityl\x00\x00\x00\x00\x00\x00\x00\x02\
               \x18x-single-active-consumert\x01\
               \x16x-dead-letter-exchangeS\x00\x00\x00\x01x\
               \x19x-dead-letter-routing-keyS\x00\x00\x00\x03a.b",
@@ -219,15 +230,43 @@ fn frames_to_a_broker() {
             ClientMethod::QueueUnbind { queue, exchange, routing_key },
             b"\x00\x32\x00\x32\x00\x00\x01q\x01x\x03a.b\x00\x00\x00\x00",
         ),
-        (ClientMethod::QueueDelete { queue, if_unused: false }, b"\x00\x32\x00\x28\x00\x00\x01q\x00"),
-        (ClientMethod::QueueDelete { queue, if_unused: true }, b"\x00\x32\x00\x28\x00\x00\x01q\x01"),
+        (
+            ClientMethod::QueueDelete { queue, if_unused: false, if_empty: false },
+            b"\x00\x32\x00\x28\x00\x00\x01q\x00",
+        ),
+        (
+            ClientMethod::QueueDelete { queue, if_unused: true, if_empty: false },
+            b"\x00\x32\x00\x28\x00\x00\x01q\x01",
+        ),
+        (
+            ClientMethod::QueueDelete { queue, if_unused: false, if_empty: true },
+            b"\x00\x32\x00\x28\x00\x00\x01q\x02",
+        ),
+        (
+            ClientMethod::ExchangeDeclare { exchange },
+            b"\x00\x28\x00\x0a\x00\x00\x01x\x06direct\x02\x00\x00\x00\x00",
+        ),
+        (ClientMethod::BasicGet { queue, no_ack: false }, b"\x00\x3c\x00\x46\x00\x00\x01q\x00"),
+        (ClientMethod::BasicGet { queue, no_ack: true }, b"\x00\x3c\x00\x46\x00\x00\x01q\x01"),
+        (
+            ClientMethod::BasicNack { delivery_tag: 1 << 40 },
+            b"\x00\x3c\x00\x78\x00\x00\x01\x00\x00\x00\x00\x00\x02",
+        ),
+        (ClientMethod::TxRollback, b"\x00\x5a\x00\x1e"),
+        (
+            ClientMethod::BasicPublish { exchange, routing_key, mandatory: true },
+            b"\x00\x3c\x00\x28\x00\x00\x01x\x03a.b\x01",
+        ),
         (ClientMethod::BasicQos { prefetch_count: 10 }, b"\x00\x3c\x00\x0a\x00\x00\x00\x00\x00\x0a\x00"),
         (
             ClientMethod::BasicConsume { queue, consumer_tag: short("c"), no_ack: true, exclusive: true },
             b"\x00\x3c\x00\x14\x00\x00\x01q\x01c\x06\x00\x00\x00\x1a\x17x-cancel-on-ha-failovert\x01",
         ),
         (ClientMethod::BasicCancel { consumer_tag: short("c") }, b"\x00\x3c\x00\x1e\x01c\x00"),
-        (ClientMethod::BasicPublish { exchange, routing_key }, b"\x00\x3c\x00\x28\x00\x00\x01x\x03a.b\x00"),
+        (
+            ClientMethod::BasicPublish { exchange, routing_key, mandatory: false },
+            b"\x00\x3c\x00\x28\x00\x00\x01x\x03a.b\x00",
+        ),
         (
             ClientMethod::BasicAck { delivery_tag: 1 << 40 },
             b"\x00\x3c\x00\x50\x00\x00\x01\x00\x00\x00\x00\x00\x00",
@@ -241,8 +280,8 @@ fn frames_to_a_broker() {
         assert_eq!(out, frame(1, 0x0203, arguments), "{:?}", method.id());
     }
     let mut out = Vec::new();
-    let properties = Properties { persistent: true, mqtt_headers: None };
-    amqp::publish(&mut out, 1, exchange, routing_key, properties, 3);
+    let properties = Properties { persistent: true, ..Properties::default() };
+    amqp::publish(&mut out, 1, Address { exchange, routing_key, mandatory: false }, properties, 3);
     amqp::body(&mut out, 1, 4096, b"abc");
     amqp::heartbeat(&mut out);
     let expected = [
@@ -254,7 +293,7 @@ fn frames_to_a_broker() {
     assert_eq!(out, expected.concat());
     let mut out = Vec::new();
     let mqtt_headers = Some(MqttHeaders { publish_qos: 1, dup: true });
-    Properties { persistent: false, mqtt_headers }.encode(&mut out, 1, 0);
+    Properties { mqtt_headers, ..Properties::default() }.encode(&mut out, 1, 0);
     let table = b"\x00\x00\x00\x22\x12x-mqtt-publish-qosb\x01\x0ax-mqtt-dupt\x01";
     let fixed = b"\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x30\x00";
     assert_eq!(out, frame(2, 1, &[&fixed[..], table, b"\x01"].concat()));
@@ -281,6 +320,7 @@ fn a_short_string_has_at_most_255_bytes() {
     let longest = [b'x'; 255];
     let key = ShortStr::new(&longest).unwrap();
     let mut out = Vec::new();
-    ClientMethod::BasicPublish { exchange: ShortStr::EMPTY, routing_key: key }.encode(&mut out, 1);
+    ClientMethod::BasicPublish { exchange: ShortStr::EMPTY, routing_key: key, mandatory: false }
+        .encode(&mut out, 1);
     assert_eq!(out, frame(1, 1, &[b"\x00\x3c\x00\x28\x00\x00\x00\xff", &longest[..], b"\x00"].concat()));
 }

@@ -120,7 +120,7 @@ proptest! {
     ) {
         let mqtt_headers = headers.map(|(publish_qos, dup)| MqttHeaders { publish_qos, dup });
         let mut bytes = Vec::new();
-        Properties { persistent, mqtt_headers }.encode(&mut bytes, channel, body_size);
+        Properties { persistent, mqtt_headers, ..Properties::default() }.encode(&mut bytes, channel, body_size);
         let mut input = &bytes[..];
         let Ok(Some(amqp::Item::Header { channel: on, header })) = amqp::Decoder::default().next(&mut input) else {
             return Err(TestCaseError::fail("not a header"));

@@ -195,8 +195,9 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         BrokerMethod::ChannelFlow { active } => format!("channel.flow {active}"),
         BrokerMethod::ChannelFlowOk => "channel.flow-ok".into(),
         BrokerMethod::ChannelClose(r) => format!("channel.close {}", reason(r)),
-        BrokerMethod::QueueDeclareOk { consumer_count } => {
-            format!("queue.declare-ok consumers={consumer_count}")
+        BrokerMethod::ExchangeDeclareOk => "exchange.declare-ok".into(),
+        BrokerMethod::QueueDeclareOk { message_count, consumer_count } => {
+            format!("queue.declare-ok messages={message_count} consumers={consumer_count}")
         }
         BrokerMethod::QueueBindOk => "queue.bind-ok".into(),
         BrokerMethod::QueueDeleteOk => "queue.delete-ok".into(),
@@ -204,11 +205,17 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         BrokerMethod::BasicQosOk => "basic.qos-ok".into(),
         BrokerMethod::BasicConsumeOk => "basic.consume-ok".into(),
         BrokerMethod::BasicCancel { consumer_tag } => format!("basic.cancel {}", text(consumer_tag)),
-        BrokerMethod::BasicDeliver { consumer_tag, delivery_tag, redelivered, routing_key } => format!(
-            "basic.deliver {} {delivery_tag} redelivered={redelivered} {}",
-            text(consumer_tag),
-            text(routing_key)
-        ),
+        BrokerMethod::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
+            format!(
+                "basic.deliver {} {delivery_tag} redelivered={redelivered} {:?} {}",
+                text(consumer_tag),
+                text(exchange),
+                text(routing_key)
+            )
+        }
+        BrokerMethod::BasicReturn => "basic.return".into(),
+        BrokerMethod::BasicGetOk { delivery_tag } => format!("basic.get-ok {delivery_tag}"),
+        BrokerMethod::BasicGetEmpty => "basic.get-empty".into(),
         BrokerMethod::BasicAck { delivery_tag, multiple } => {
             format!("basic.ack {delivery_tag} multiple={multiple}")
         }
@@ -217,5 +224,6 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         BrokerMethod::BasicCancelOk => "basic.cancel-ok".into(),
         BrokerMethod::TxSelectOk => "tx.select-ok".into(),
         BrokerMethod::TxCommitOk => "tx.commit-ok".into(),
+        BrokerMethod::TxRollbackOk => "tx.rollback-ok".into(),
     }
 }

@@ -25,6 +25,11 @@ pub const CONFIRM: u16 = 4;
 /// Where the will is.
 pub const WILL: u16 = 5;
 
+/// Where retained messages are kept.
+pub const KEEP: u16 = 6;
+/// Where retained messages are asked for.
+pub const REPLAY: u16 = 7;
+
 /// Queues of a session of the client `c` that is kept, by level.
 pub const KEPT: [&str; 2] = ["mqtt-subscription-cqos0", "mqtt-subscription-cqos1"];
 /// Queues of `c` that go with its connection, by level. They have another ending in each connection; conversations have this one.
@@ -59,9 +64,9 @@ pub fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> AMQPClass {
     AMQPClass::Connection(connection::AMQPMethod::Tune(tune))
 }
 
-/// connection.tune-ok, for our five channels.
+/// connection.tune-ok, for our seven channels.
 pub fn tune_ok(frame_max: u32, heartbeat: u16) -> AMQPClass {
-    let tune_ok = connection::TuneOk { channel_max: 5, frame_max, heartbeat };
+    let tune_ok = connection::TuneOk { channel_max: 7, frame_max, heartbeat };
     AMQPClass::Connection(connection::AMQPMethod::TuneOk(tune_ok))
 }
 
@@ -219,6 +224,15 @@ pub fn basic_publish(routing_key: &str) -> AMQPClass {
         exchange: EXCHANGE.into(),
         routing_key: routing_key.into(),
         ..basic::Publish::default()
+    }))
+}
+
+/// basic.return of a message that no queue took.
+pub fn returned() -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Return(basic::Return {
+        reply_code: 312,
+        reply_text: "NO_ROUTE".into(),
+        ..basic::Return::default()
     }))
 }
 

@@ -5,7 +5,7 @@
 use crate::methods as say;
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
-    protocol::{AMQPClass, basic, channel, confirm, connection, queue, tx},
+    protocol::{AMQPClass, basic, channel, confirm, connection, exchange, queue, tx},
     types::{AMQPValue, ShortString},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub struct ScriptedBroker {
     unread: Vec<u8>,
     heard: VecDeque<AMQPFrame>,
-    /// Messages so far on the confirm channel, and bytes still to come of the last.
-    confirms: Option<(u64, u64)>,
+    /// Each channel that is in confirm mode.
+    confirms: BTreeMap<u16, Confirms>,
     queues: BTreeSet<String>,
     /// The queue and the channel of each consumer, by its tag.
     consumers: BTreeMap<String, (String, u16)>,
@@ -39,6 +39,17 @@ struct Marks {
 
 /// Whether a method on a channel is it.
 type IsMeant = dyn Fn(u16, &AMQPClass) -> bool;
+
+/// A channel's messages.
+#[derive(Default)]
+struct Confirms {
+    /// So far.
+    count: u64,
+    /// Bytes still to come of the last.
+    left: u64,
+    /// It is to be returned when no queue takes it.
+    mandatory: bool,
+}
 
 /// What is to be refused.
 struct Refusal {
@@ -132,8 +143,6 @@ impl ScriptedBroker {
                 let greeting = [say::start("RabbitMQ", "4.1.0", "PLAIN"), say::tune(2047, 131_072, 60)];
                 return greeting.map(|it| method(0, it)).concat();
             }
-            AMQPFrame::Header(say::CONFIRM, header) => return self.confirm(header.body_size, 0),
-            AMQPFrame::Body(say::CONFIRM, bytes) => return self.confirm(0, bytes.len() as u64),
             AMQPFrame::Header(say::WILL, header) => {
                 self.will.header = Some(header.clone());
                 self.will.body.clear();
@@ -143,8 +152,10 @@ impl ScriptedBroker {
                 self.will.body.extend(bytes);
                 return Vec::new();
             }
+            AMQPFrame::Header(_, header) => return self.confirm(channel, header.body_size, 0),
+            AMQPFrame::Body(_, bytes) => return self.confirm(channel, 0, bytes.len() as u64),
             AMQPFrame::Method(_, request) => request,
-            _ => return Vec::new(),
+            AMQPFrame::Heartbeat | AMQPFrame::InvalidHeartbeat(_) => return Vec::new(),
         };
         if let Some((code, text)) = self.refusal(channel, request) {
             let blamed = (request.get_amqp_class_id(), request.get_amqp_method_id());
@@ -187,11 +198,24 @@ impl ScriptedBroker {
                 return Vec::new();
             }
             AMQPClass::Tx(tx::AMQPMethod::Select(_)) => say::tx_select_ok(),
+            AMQPClass::Basic(basic::AMQPMethod::Publish(publish)) => {
+                if let Some(confirms) = self.confirms.get_mut(&channel) {
+                    confirms.mandatory = publish.mandatory;
+                }
+                return Vec::new();
+            }
+            AMQPClass::Exchange(exchange::AMQPMethod::Declare(_)) => {
+                AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}))
+            }
+            AMQPClass::Tx(tx::AMQPMethod::Rollback(_)) => {
+                self.will.header = None;
+                say::rollback_ok()
+            }
             AMQPClass::Tx(tx::AMQPMethod::Commit(_)) => {
                 return [method(channel, say::commit_ok()), self.will.deliver()].concat();
             }
             AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) => {
-                self.confirms = Some((0, 0));
+                self.confirms.insert(channel, Confirms::default());
                 say::confirm_select_ok()
             }
             _ => return Vec::new(),
@@ -210,14 +234,19 @@ impl ScriptedBroker {
         Some(why)
     }
 
-    fn confirm(&mut self, announced: u64, came: u64) -> Vec<u8> {
-        let (count, left) = self.confirms.as_mut().expect("confirm.select comes first");
-        *left = *left + announced - came;
-        if *left > 0 {
+    /// A part of a message. There are no retained ones: what is mandatory is returned.
+    fn confirm(&mut self, channel: u16, announced: u64, came: u64) -> Vec<u8> {
+        let Some(confirms) = self.confirms.get_mut(&channel) else { return Vec::new() };
+        confirms.left = confirms.left + announced - came;
+        if confirms.left > 0 {
             return Vec::new();
         }
-        *count += 1;
-        method(say::CONFIRM, say::ack(*count, false))
+        confirms.count += 1;
+        let confirmed = method(channel, say::ack(confirms.count, false));
+        match confirms.mandatory {
+            true => [method(channel, say::returned()), header(channel, 0, say::mode(1)), confirmed].concat(),
+            false => confirmed,
+        }
     }
 }
 

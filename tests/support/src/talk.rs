@@ -184,7 +184,7 @@ impl Talk {
 
     /// The broker holds the will.
     pub fn grant_will(&mut self) {
-        self.replies(say::WILL, [say::channel_open_ok(), say::tx_select_ok()]);
+        self.replies(say::WILL, [say::channel_open_ok(), say::tx_select_ok(), say::rollback_ok()]);
         self.replies(say::WILL, [say::declared(say::WILL_QUEUE, 0), say::consumed(say::WILL_TAG)]);
         self.reply(say::WILL, say::commit_ok());
         self.deliver_will(1);
@@ -271,9 +271,11 @@ impl Talk {
     /// The next that the broker was told is the will, which dies to this routing key. Returns its properties.
     #[track_caller]
     pub fn expect_will(&mut self, routing_key: &str, payload: &[u8]) -> basic::AMQPProperties {
-        let consume = say::consume_queue(say::WILL_QUEUE, say::WILL_TAG, false, true);
         self.expect_all(say::WILL, [say::channel_open(), say::tx_select()]);
-        self.expect_all(say::WILL, [say::declare_will(routing_key), consume]);
+        // Whether its topic is permitted.
+        self.expect_publish(say::WILL, routing_key, b"");
+        let consume = say::consume_queue(say::WILL_QUEUE, say::WILL_TAG, false, true);
+        self.expect_all(say::WILL, [say::rollback(), say::declare_will(routing_key), consume]);
         self.expect_deposit(payload)
     }
 
@@ -291,6 +293,23 @@ impl Talk {
     pub fn expect_lock(&mut self) {
         self.expect_all(say::CONSUME, [say::channel_open(), say::qos(10)]);
         self.expect_all(say::CONSUME, say::take_lock());
+    }
+
+    /// The next that the broker was told are contents for nobody: it does not notice an end before it has looked at what was ahead of
+    /// them.
+    #[track_caller]
+    pub fn expect_barrier(&mut self, channel: u16) {
+        for _ in 0..450 {
+            self.expect(channel, say::publish_to_queue(""));
+            self.expect_content(channel, b"");
+        }
+    }
+
+    /// The next that the broker was told is that the will is taken back.
+    #[track_caller]
+    pub fn expect_withdrawal(&mut self) {
+        self.expect(say::WILL, say::delete_queue(say::WILL_QUEUE, false));
+        self.expect_barrier(say::WILL);
     }
 
     /// The next that the broker was told is that the client `c` gives its lock back and parts.

@@ -22,6 +22,16 @@ pub fn tx_select_ok() -> AMQPClass {
     AMQPClass::Tx(tx::AMQPMethod::SelectOk(tx::SelectOk {}))
 }
 
+/// tx.rollback.
+pub fn rollback() -> AMQPClass {
+    AMQPClass::Tx(tx::AMQPMethod::Rollback(tx::Rollback {}))
+}
+
+/// tx.rollback-ok.
+pub fn rollback_ok() -> AMQPClass {
+    AMQPClass::Tx(tx::AMQPMethod::RollbackOk(tx::RollbackOk {}))
+}
+
 /// tx.commit.
 pub fn commit() -> AMQPClass {
     AMQPClass::Tx(tx::AMQPMethod::Commit(tx::Commit {}))

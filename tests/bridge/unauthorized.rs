@@ -139,7 +139,10 @@ fn one_of_several_unconfirmed_closes() {
         t.expect_publish(CONFIRM, "a", b"x");
         t.expect_publish(CONFIRM, "secret", b"x");
         t.reply(CONFIRM, refused());
-        is_closed(t, CONFIRM);
+        t.expect(CONFIRM, channel_close_ok());
+        t.expect_goodbye();
+        t.hears_nothing();
+        assert_eq!((t.counter("closed.broker_closed"), t.counter("unauthorized")), (1, 1));
     });
     // Once the other is confirmed, in whatever order, it is the only one.
     both(DROP, |t| {
@@ -152,6 +155,31 @@ fn one_of_several_unconfirmed_closes() {
         t.hears(puback(2));
         t.stays_open();
     });
+}
+
+/// RabbitMQ names the topic. The first that went there is acknowledged, or a client that sends several would never get on.
+#[test]
+fn of_several_the_one_whose_topic_is_named_is_acknowledged() {
+    let named = "ACCESS_REFUSED - access to topic 'not.this' in exchange 'amq.topic' in vhost '/' refused for user 'u'";
+    for (packet, receipt) in [
+        (publish(1, 3, "not/this", b"x"), puback(3)),
+        (publish(2, 3, "not/this", b"x"), pubrec(3)),
+        ([publish(1, 3, "not/this", b"x"), publish(1, 4, "not/this", b"x")].concat(), puback(3)),
+        (publish(1, 3, "other", b"x"), Vec::new()),
+    ] {
+        both(DROP, |t| {
+            ready(t);
+            t.client([publish(1, 2, "a", b"x"), packet.clone()].concat());
+            while t.broker.next_frame().is_some() {}
+            t.reply(CONFIRM, channel_close(403, named, PUBLISHED));
+            t.hears(&receipt);
+            t.expect(CONFIRM, channel_close_ok());
+            t.expect_goodbye();
+            t.reply(CONNECTION, close_ok());
+            t.closes();
+            t.hears_nothing();
+        });
+    }
 }
 
 /// A refusal of something else, or for another reason, is no matter of permission.

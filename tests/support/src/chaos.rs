@@ -3,8 +3,9 @@
 //!
 //! Promised is: a message that was acknowledged (PUBACK, PUBCOMP) reaches every subscriber whose session was there; a
 //! will is sent once if CONNACK 0 was received and DISCONNECT not sent, and never after a DISCONNECT (if something on
-//! the way is killed while DISCONNECT travels, either is right); a session is remembered; nothing is left at the
-//! broker when the sessions have been ended; and no connection is refused or closed without a cause.
+//! the way is killed while DISCONNECT travels, either is right; a broker that is killed just after it has sent a will
+//! may send it again); a session is remembered; nothing is left at the broker when the sessions have been ended; and
+//! no connection is refused or closed without a cause.
 
 mod device;
 mod house;
@@ -32,6 +33,7 @@ use house::{Proxy, Schedule};
 use ledger::Ledger;
 use report::Report;
 use role::{Publisher, Role, Subscriber, Watched};
+use watch::Sightings;
 use world::{Phase, World};
 
 /// Breaks everything at random and counts what has become of messages, wills, sessions and queues.
@@ -72,7 +74,13 @@ pub fn run(options: &Options, folder: &Path) -> Result<()> {
 async fn storm(options: &Options, mut rng: Rng, folder: &Path) -> Result<Report> {
     let broker = house::start_broker(folder, options.plugin)?;
     let (proxies, addresses) = Proxy::start_all(folder, &broker, options.plugin)?;
-    watch::declare(&broker).await?;
+    let amqp = broker.amqp_address();
+    watch::declare(amqp).await?;
+    let sightings = Rc::new(Sightings::default());
+    let watcher = spawn_local({
+        let sightings = sightings.clone();
+        async move { sightings.watch(amqp).await }
+    });
     let count = options.clients as usize;
     let world = Rc::new(World::new(addresses, Ledger::new(count, count)));
     let (phase, _) = signal::channel(Phase::Gather);
@@ -114,7 +122,17 @@ async fn storm(options: &Options, mut rng: Rng, folder: &Path) -> Result<Report>
     while let Some(device) = devices.join_next().await {
         device??;
     }
-    conclude(options, &world, &broker).await
+    let (cleared_in, queues, connections_left) = clear(&broker).await?;
+    watcher.abort();
+    sightings.read(amqp).await?;
+
+    let wills = world.wills.borrow().compare(&sightings.sent(), |ended| world.killed_after(ended));
+    print!("{}", stories(&world, &wills));
+    if let Some(path) = &options.journal {
+        fs::write(path, world.journal()).with_context(|| path.display().to_string())?;
+    }
+    let report = Report::new(&world, wills, options.clients);
+    Ok(Report { wills_forgotten: sightings.forgotten(), cleared_in, queues, connections_left, ..report })
 }
 
 /// Everybody, each with randomness of its own.
@@ -153,33 +171,28 @@ async fn settle(world: &World) {
     }
 }
 
-async fn conclude(options: &Options, world: &World, broker: &Rabbitmq) -> Result<Report> {
-    let patience = Instant::now() + LEFT_OVER;
-    let (mut queues, mut connections) = left_over(broker)?;
-    while !(queues.is_empty() && connections.is_empty()) && Instant::now() < patience {
+/// Waits until nothing is left at the broker, and tells how long that took and what is left nevertheless.
+async fn clear(broker: &Rabbitmq) -> Result<(Duration, Vec<String>, Vec<String>)> {
+    let start = Instant::now();
+    loop {
+        let (queues, connections) = left_over(broker)?;
+        if queues.is_empty() && connections.is_empty() || start.elapsed() > LEFT_OVER {
+            return Ok((start.elapsed(), queues, connections));
+        }
         sleep(POLL).await;
-        (queues, connections) = left_over(broker)?;
     }
-    let sent = watch::read(broker).await?;
-    let wills = world.wills.borrow().compare(sent.iter().map(Vec::as_slice));
-    let stories = stories(world, &wills);
-    if let Some(path) = &options.journal {
-        fs::write(path, world.journal()).with_context(|| path.display().to_string())?;
-    }
-    print!("{stories}");
-    let report = Report::new(world, wills, options.clients);
-    Ok(Report { queues, connections_left: connections, ..report })
 }
 
-/// Names of the queues and connections that are there, apart from our own queue.
+/// Names of the queues and connections that are there, apart from the watchers'.
 fn left_over(broker: &Rabbitmq) -> Result<(Vec<String>, Vec<String>)> {
     let names = |path: &str| -> Result<Vec<String>> {
-        let list = broker.api(&format!("{path}?columns=name"))?;
-        let names = list.as_array().into_iter().flatten().filter_map(|item| item["name"].as_str());
-        Ok(names.map(str::to_owned).collect())
+        let list = broker.api(&format!("{path}?columns=name,client_properties.connection_name"))?;
+        let all = list.as_array().into_iter().flatten();
+        let others = all.filter(|item| item["client_properties"]["connection_name"] != watch::NAME);
+        Ok(others.filter_map(|item| Some(item["name"].as_str()?.to_owned())).collect())
     };
     let mut queues = names("queues")?;
-    queues.retain(|name| name != watch::QUEUE);
+    queues.retain(|name| !watch::is_ours(name));
     Ok((queues, names("connections")?))
 }
 

@@ -64,7 +64,8 @@ impl Device {
     /// From the first CONNECT to the last DISCONNECT.
     pub(crate) async fn live(mut self) -> Result<()> {
         loop {
-            let mut link = self.connect(self.role.clean_session()).await?;
+            let (mut link, session_present) = self.connect(self.role.clean_session()).await?;
+            self.role.connected(session_present, &mut link.client.outbox)?;
             match self.play(&mut link).await? {
                 Parting::Planned => self.part(link).await?,
                 Parting::Lost(error) => self.lost(link, &error),
@@ -77,7 +78,7 @@ impl Device {
         }
         if !self.role.clean_session() {
             // Nothing shall be left of the session.
-            let last = self.connect(true).await?;
+            let (last, _) = self.connect(true).await?;
             self.disconnect(last).await?;
         }
         for connection in self.memory.taken_over {
@@ -88,8 +89,8 @@ impl Device {
 
     // ---------------------------------------------------------------- coming
 
-    /// Tries until it is accepted.
-    async fn connect(&mut self, clean_session: bool) -> Result<Link> {
+    /// Tries until it is accepted; tells whether there was a session.
+    async fn connect(&mut self, clean_session: bool) -> Result<(Link, bool)> {
         loop {
             let (path, began) = (self.memory.path, Instant::now());
             let will = self.world.wills.borrow_mut().begin(&self.name);
@@ -100,9 +101,8 @@ impl Device {
                     self.world.wills.borrow_mut().promise(will, Due::Once);
                     let present = if connack.session_present { ", session present" } else { "" };
                     self.note(format!("connected by envoy {path}, will {will}{present}"));
-                    let mut link = Link { client, will, path, began };
-                    self.accepted(&mut link, clean_session, connack.session_present)?;
-                    return Ok(link);
+                    self.accepted(clean_session, connack.session_present);
+                    return Ok((Link { client, will, path, began }, connack.session_present));
                 }
                 Ok(Ok((_, connack))) => format!("refused ({:?})", connack.code),
                 Ok(Err(_)) => "not reached".to_owned(),
@@ -132,7 +132,7 @@ impl Device {
         connect
     }
 
-    fn accepted(&mut self, link: &mut Link, clean_session: bool, session_present: bool) -> Result<()> {
+    fn accepted(&mut self, clean_session: bool, session_present: bool) {
         self.world.count(Section::Connection, "accepted");
         match (clean_session, session_present) {
             (true, true) => self.world.broken(&self.name, "clean session, but Session Present"),
@@ -142,7 +142,6 @@ impl Device {
         self.memory.established = !clean_session;
         // Whoever has been taken over may have ended long ago.
         let _ = self.memory.newcomer.take().map(|predecessor| predecessor.send(()));
-        self.role.connected(session_present, &mut link.client.outbox)
     }
 
     // ---------------------------------------------------------------- being there
@@ -351,4 +350,4 @@ const MOMENT: Duration = Duration::from_millis(50);
 const AFTERMATH: Duration = Duration::from_secs(5);
 const BEAT: Duration = Duration::from_millis(10);
 /// How long a connection lasts unless something happens to it.
-const LIFE_MS: std::ops::Range<u64> = 200..4000;
+const LIFE_MS: std::ops::Range<u64> = 100..3000;

@@ -123,6 +123,9 @@ pub(crate) async fn trouble_broker(
         let (orderly, down) = (rng.u8(..4) == 0, Duration::from_millis(rng.u64(..1000)));
         let what = if orderly { "broker stopped" } else { "broker killed" };
         let trouble = world.trouble(Part::Broker);
+        if !orderly {
+            world.kill();
+        }
         world.note(BROKER, format!("{what} for {down:?} and a start"));
         world.count(Section::Fault, what);
         broker = spawn_blocking(move || -> Result<_> {

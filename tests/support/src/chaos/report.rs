@@ -18,9 +18,13 @@ pub(crate) struct Report {
     pub(crate) lost: u64,
     pub(crate) corrupted: u64,
     pub(crate) wills: wills::Sums,
+    /// Sent and seen, then lost by the broker when it was killed.
+    pub(crate) wills_forgotten: u64,
     /// Names of what is left at the broker.
     pub(crate) queues: Vec<String>,
     pub(crate) connections_left: Vec<String>,
+    /// From the last DISCONNECT until nothing was left, or that was given up.
+    pub(crate) cleared_in: Duration,
     pub(crate) took: Duration,
 }
 
@@ -36,8 +40,10 @@ impl Report {
             lost: ledger.losses().len() as u64,
             corrupted: ledger.corrupted,
             wills,
+            wills_forgotten: 0,
             queues: Vec::new(),
             connections_left: Vec::new(),
+            cleared_in: Duration::ZERO,
             took: world.start.elapsed(),
         }
     }
@@ -68,7 +74,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ledger::Sums { published, acknowledged, delivered, duplicates, overtaken } = self.messages;
-        let wills::Sums { due, seen, perhaps_seen, .. } = self.wills;
+        let wills::Sums { due, seen, perhaps_seen, repeated, .. } = self.wills;
         writeln!(f, "faults       {}", list(&self.faults))?;
         writeln!(f, "connections  {}", list(&self.connections))?;
         writeln!(f, "messages     published {published}, acknowledged {acknowledged}")?;
@@ -81,16 +87,23 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "wills        due {due}, seen {seen}, missing {}, doubled {}, sent after DISCONNECT {}; where either is right: seen {perhaps_seen}",
+            "wills        due {due}, seen {seen}, missing {}, doubled {}, sent after DISCONNECT {}",
             self.wills.count(Wrong::Missing),
             self.wills.count(Wrong::Doubled),
             self.wills.count(Wrong::SentAfterDisconnect)
         )?;
         writeln!(
             f,
-            "left over    queues {}, connections {}",
+            "             sent just before the broker was killed: sent again {repeated}, gone from a queue where it waited {}",
+            self.wills_forgotten
+        )?;
+        writeln!(f, "             where sending and not sending are both right: seen {perhaps_seen}")?;
+        writeln!(
+            f,
+            "left over    queues {}, connections {}, {:.1} s after the last DISCONNECT",
             self.queues.len(),
-            self.connections_left.len()
+            self.connections_left.len(),
+            self.cleared_in.as_secs_f64()
         )?;
         for name in self.queues.iter().chain(&self.connections_left) {
             writeln!(f, "             {name}")?;

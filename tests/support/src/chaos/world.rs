@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) ready: Cell<usize>,
     tally: RefCell<BTreeMap<(Section, String), u64>>,
     troubles: RefCell<Vec<Trouble>>,
+    /// When the broker was killed.
+    kills: RefCell<Vec<Instant>>,
     journal: RefCell<Vec<Entry>>,
 }
 
@@ -81,6 +83,7 @@ impl World {
             ready: Cell::default(),
             tally: RefCell::default(),
             troubles: RefCell::default(),
+            kills: RefCell::default(),
             journal: RefCell::default(),
         }
     }
@@ -131,6 +134,17 @@ impl World {
         })
     }
 
+    /// The broker is about to be killed.
+    pub(crate) fn kill(&self) {
+        self.kills.borrow_mut().push(Instant::now());
+    }
+
+    /// Whether the broker was killed so soon after a connection's end that it may not have written down that it had
+    /// sent the will.
+    pub(crate) fn killed_after(&self, ended: Instant) -> bool {
+        self.kills.borrow().iter().any(|kill| (ended..ended + UNWRITTEN).contains(kill))
+    }
+
     /// What happened to `who`, and to the programs, between two moments.
     pub(crate) fn story(&self, who: &str, from: Instant, to: Instant) -> String {
         self.tell(|entry| (from..=to).contains(&entry.at) && (entry.who == who || is_program(&entry.who)))
@@ -159,5 +173,7 @@ fn is_program(who: &str) -> bool {
 /// What the journal calls them.
 pub(crate) const BROKER: &str = "broker";
 pub(crate) const ENVOY: &str = "envoy";
+/// RabbitMQ writes a queue to disk when it has been idle for 200 ms; some more for a busy machine.
+const UNWRITTEN: Duration = Duration::from_secs(1);
 /// How long a thawed Envoy may take to work off what has waited for it.
 const THAW: Duration = Duration::from_secs(3);

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
@@ -123,18 +123,20 @@ pub(crate) async fn trouble_broker(
         let (orderly, down) = (rng.u8(..4) == 0, Duration::from_millis(rng.u64(..1000)));
         let what = if orderly { "broker stopped" } else { "broker killed" };
         let trouble = world.trouble(Part::Broker);
-        if !orderly {
-            world.kill();
-        }
         world.note(BROKER, format!("{what} for {down:?} and a start"));
         world.count(Section::Fault, what);
-        broker = spawn_blocking(move || -> Result<_> {
+        let at;
+        (broker, at) = spawn_blocking(move || -> Result<_> {
+            let now = Instant::now();
             if orderly { broker.stop() } else { broker.kill() }?;
             thread::sleep(down);
             broker.restart()?;
-            Ok(broker)
+            Ok((broker, now))
         })
         .await??;
+        if !orderly {
+            world.killed(at);
+        }
         world.note(BROKER, "is back");
         world.mend(trouble);
         pause = schedule.pause(&mut rng);

@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn one_sending_is_seen_by_both_and_two_sendings_are_two() {
         let sightings = Sightings::default();
-        let see = |times: &RefCell<Times>, payload: &str, time| {
+        let see = |times: &RefCell<Times>, payload: &str, time: u64| {
             *times.borrow_mut().entry(payload.into()).or_default().entry(time).or_default() += 1;
         };
         // Seen by both; by the subscriber alone; by both at different times; twice in the queue within a second.
@@ -156,7 +156,7 @@ mod tests {
         for (payload, time) in [("both", 1), ("again", 7), ("twice", 1), ("twice", 1)] {
             see(&sightings.kept, payload, time);
         }
-        let sent = ["again", "again", "both", "live", "twice", "twice"].map(|payload| payload.into());
+        let sent = ["again", "again", "both", "live", "twice", "twice"].map(|name| name.as_bytes().to_vec());
         assert_eq!(sightings.sent(), sent);
         assert_eq!(sightings.forgotten(), 1);
     }

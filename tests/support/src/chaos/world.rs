@@ -134,9 +134,9 @@ impl World {
         })
     }
 
-    /// The broker is about to be killed.
-    pub(crate) fn kill(&self) {
-        self.kills.borrow_mut().push(Instant::now());
+    /// The broker was killed.
+    pub(crate) fn killed(&self, at: Instant) {
+        self.kills.borrow_mut().push(at);
     }
 
     /// Whether the broker was killed so soon after a connection's end that it may not have written down that it had

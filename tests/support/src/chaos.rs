@@ -141,7 +141,7 @@ fn cast(world: &Rc<World>, count: usize, rng: &mut Rng, phase: &signal::Sender<P
         match kind {
             0 => ("subscriber", Box::new(Subscriber::new(world.clone(), index))),
             1 => ("publisher", Box::new(Publisher::new(world.clone(), index))),
-            _ => ("watched", Box::new(Watched::new(index))),
+            _ => ("watched", Box::new(Watched::new(world.clone(), index))),
         }
     };
     let all = (0..3).flat_map(|kind| (0..count).map(move |index| (kind, index)));

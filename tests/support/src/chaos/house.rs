@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::world::{BROKER, ENVOY, PATHS, Part, Phase, Section, World};
-use crate::envoy::{self, Envoy, Shipped};
+use crate::envoy::{self, Envoy, Mode, Shipped};
 use crate::ports;
 use crate::rabbitmq::{self, Rabbitmq};
 
@@ -35,7 +35,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Both of them, and where they listen.
+    /// One for each path, and where they listen.
     pub(crate) fn start_all(
         folder: &Path,
         broker: &Rabbitmq,
@@ -47,8 +47,10 @@ impl Proxy {
         }
         let addresses = ports::free::<PATHS>()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let mut proxies = Vec::new();
-        for (index, mqtt) in addresses.into_iter().enumerate() {
-            let shipped = Shipped { mqtt, ..Shipped::with_broker(envoy::Mode::Lazy, upstream) };
+        // One of each shipped file.
+        let modes = [Mode::Lazy, Mode::Eager];
+        for (index, (mqtt, mode)) in addresses.into_iter().zip(modes).enumerate() {
+            let shipped = Shipped { mqtt, ..Shipped::with_broker(mode, upstream) };
             let mut config = shipped.render()?;
             if plugin {
                 config = envoy::without_filter(config)?;

@@ -68,6 +68,11 @@ impl Ledger {
         self.acknowledged[message.publisher][message.number] = true;
     }
 
+    /// How many messages of this publisher are acknowledged.
+    pub(crate) fn acknowledged(&self, publisher: usize) -> u64 {
+        count(&self.acknowledged[publisher])
+    }
+
     /// A subscriber has got this; `false` if nobody has published it.
     pub(crate) fn receive(&mut self, subscriber: usize, topic: &str, payload: &[u8]) -> bool {
         let known = Message::read(payload).filter(|message| {

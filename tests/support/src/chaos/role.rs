@@ -205,12 +205,29 @@ impl Role for Subscriber {
 
 /// A device whose session is not kept: subscribed to something, there to be missed.
 pub(crate) struct Watched {
+    world: Rc<World>,
     index: usize,
+    /// Of the connection's time since SUBACK.
+    received: bool,
+    published_before: u64,
+    answers: u32,
 }
 
 impl Watched {
-    pub(crate) fn new(index: usize) -> Self {
-        Self { index }
+    pub(crate) fn new(world: Rc<World>, index: usize) -> Self {
+        Self { world, index, received: false, published_before: 0, answers: 0 }
+    }
+
+    /// A subscription that was granted and brings nothing is noticed: by then much was published, and this
+    /// connection was alive all the time.
+    fn answered(&mut self) {
+        let published = self.world.ledger.borrow().acknowledged(WATCHED) - self.published_before;
+        if !self.received && published > PLENTY {
+            self.answers += 1;
+        }
+        if self.answers == 3 {
+            self.world.broken(&name("watched", self.index), "subscribed, but nothing comes");
+        }
     }
 }
 
@@ -221,17 +238,26 @@ impl Role for Watched {
 
     fn connected(&mut self, _session_present: bool, out: &mut BytesMut) -> Result<()> {
         let asked = if self.index.is_multiple_of(2) { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-        subscribe("chaos/data/0", asked, out)
+        (self.received, self.answers) = (true, 0);
+        subscribe(&format!("chaos/data/{WATCHED}"), asked, out)
     }
 
     fn packet(&mut self, packet: Packet, out: &mut BytesMut) -> Result<()> {
         match packet {
-            Packet::Publish(publish) if publish.qos == QoS::AtLeastOnce => {
-                acknowledge(&mut vec![publish.pkid], out)
+            Packet::Publish(publish) => {
+                self.received = true;
+                if publish.qos == QoS::AtLeastOnce {
+                    acknowledge(&mut vec![publish.pkid], out)?;
+                }
             }
-            Packet::Publish(_) | Packet::SubAck(_) | Packet::PingResp => Ok(()),
+            Packet::SubAck(_) => {
+                self.received = false;
+                self.published_before = self.world.ledger.borrow().acknowledged(WATCHED);
+            }
+            Packet::PingResp => self.answered(),
             other => bail!("a watched device was sent {other:?}"),
         }
+        Ok(())
     }
 }
 
@@ -254,5 +280,9 @@ fn acknowledge(packet_ids: &mut Vec<u16>, out: &mut BytesMut) -> Result<()> {
     Ok(())
 }
 
+/// The publisher whose messages devices without a session take.
+const WATCHED: usize = 0;
+/// So many messages acknowledged to a publisher cannot all be on their way to a subscriber still.
+const PLENTY: u64 = 50;
 /// Messages a publisher sends ahead of their acknowledgement.
 const WINDOW: usize = 20;

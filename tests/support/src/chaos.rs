@@ -126,7 +126,11 @@ async fn storm(options: &Options, mut rng: Rng, folder: &Path) -> Result<Report>
     watcher.abort();
     sightings.read(amqp).await?;
 
-    let wills = world.wills.borrow().compare(&sightings.sent(), |ended| world.killed_after(ended));
+    let just_before = |will: wills::WillId| {
+        let seen = sightings.first(will.to_string().as_bytes());
+        seen.is_some_and(|seen| world.killed_around(seen))
+    };
+    let wills = world.wills.borrow().compare(&sightings.sent(), just_before);
     print!("{}", stories(&world, &wills));
     if let Some(path) = &options.journal {
         fs::write(path, world.journal()).with_context(|| path.display().to_string())?;

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_lite::StreamExt;
@@ -26,6 +26,8 @@ type Times = BTreeMap<Vec<u8>, BTreeMap<u64, u64>>;
 pub(crate) struct Sightings {
     live: RefCell<Times>,
     kept: RefCell<Times>,
+    /// When the subscriber saw a payload first.
+    first: RefCell<BTreeMap<Vec<u8>, Instant>>,
 }
 
 impl Sightings {
@@ -40,6 +42,11 @@ impl Sightings {
         }
         let counted = all.into_iter().map(|(payload, times)| (payload, times.values().sum::<u64>()));
         counted.flat_map(|(payload, count)| (0..count).map(move |_| payload.clone())).collect()
+    }
+
+    /// When the subscriber saw this payload first.
+    pub(crate) fn first(&self, payload: &[u8]) -> Option<Instant> {
+        self.first.borrow().get(payload).copied()
     }
 
     /// How many were seen when they were sent, and were not in the durable queue at the end.
@@ -75,7 +82,9 @@ impl Sightings {
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
         let mut wills = channel.basic_consume(LIVE.into(), "".into(), options, none).await?;
         while let Some(will) = wills.next().await {
-            see(&self.live, &will?);
+            let will = will?;
+            see(&self.live, &will);
+            self.first.borrow_mut().entry(will.data).or_insert_with(Instant::now);
         }
         Ok(())
     }

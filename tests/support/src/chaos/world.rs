@@ -139,10 +139,9 @@ impl World {
         self.kills.borrow_mut().push(at);
     }
 
-    /// Whether the broker was killed so soon after a connection's end that it may not have written down that it had
-    /// sent the will.
-    pub(crate) fn killed_after(&self, ended: Instant) -> bool {
-        self.kills.borrow().iter().any(|kill| (ended..ended + UNWRITTEN).contains(kill))
+    /// Whether the broker was killed so soon after something was seen of it that it may not have written that down.
+    pub(crate) fn killed_around(&self, seen: Instant) -> bool {
+        self.kills.borrow().iter().any(|kill| (seen - ON_ITS_WAY..seen + UNWRITTEN).contains(kill))
     }
 
     /// What happened to `who`, and to the programs, between two moments.
@@ -175,5 +174,7 @@ pub(crate) const BROKER: &str = "broker";
 pub(crate) const ENVOY: &str = "envoy";
 /// RabbitMQ writes a queue to disk when it has been idle for 200 ms; some more for a busy machine.
 const UNWRITTEN: Duration = Duration::from_secs(1);
+/// What a killed broker has sent may be seen a moment later; it takes seconds until it is back.
+const ON_ITS_WAY: Duration = Duration::from_millis(200);
 /// How long a thawed Envoy may take to work off what has waited for it.
 const THAW: Duration = Duration::from_secs(3);

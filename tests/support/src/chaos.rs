@@ -96,12 +96,12 @@ async fn storm(options: &Options, mut rng: Rng, folder: &Path) -> Result<Report>
         broker,
         world.clone(),
         rng.fork(),
-        Schedule { first: seconds(0.3), every: Duration::from_secs(6)..Duration::from_secs(18) },
+        Schedule { first: seconds(0.4), every: Duration::from_secs(6)..Duration::from_secs(18) },
         phase.subscribe(),
     ));
     let proxies: Vec<_> = proxies
         .into_iter()
-        .zip([0.15, 0.4])
+        .zip([0.1, 0.3])
         .map(|(proxy, first)| {
             let every = Duration::from_secs(2)..Duration::from_secs(10);
             let schedule = Schedule { first: seconds(first), every };

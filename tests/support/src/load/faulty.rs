@@ -14,8 +14,8 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::client::Login;
 use super::fleet::{Fleet, Shape};
+use crate::client::Login;
 
 /// What happens to message number `VICTIM`.
 #[derive(Clone, Copy, PartialEq)]

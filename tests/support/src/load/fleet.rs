@@ -12,8 +12,8 @@ use mqttbytes::v4::{self, Packet};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::client::{Client, Login, unencodable};
 use super::sequence::{FILLER, Sequence, Stamp};
+use crate::client::{Client, Login, unencodable};
 
 /// What a fleet is made of and how it behaves; the same for all targets of a comparison.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::cpu::Watched;
@@ -70,7 +70,7 @@ impl Targets {
             shipped.plugin = json!({ "prefetch": prefetch });
             configs.push(("leveret", shipped.render()?));
         }
-        configs.push(("plugin", without_filter(Shipped::with_broker(Mode::Lazy, plugin).render()?)?));
+        configs.push(("plugin", envoy::without_filter(Shipped::with_broker(Mode::Lazy, plugin).render()?)?));
 
         let options =
             envoy::Options { concurrency, component_log_level: "wasm:info".to_owned(), ..Default::default() };
@@ -92,20 +92,4 @@ impl Targets {
         let again: Vec<_> = again.map(|(name, address)| Target { name, address }).collect();
         self.targets.extend(again);
     }
-}
-
-/// The shipped configuration as a plain TCP proxy.
-fn without_filter(mut config: Value) -> Result<Value> {
-    let strip = |config: &mut Value| {
-        let listener = envoy::named(config.pointer_mut("/static_resources/listeners")?, "mqtt")?;
-        let filters = listener.pointer_mut("/filter_chains/0/filters")?;
-        filters.as_array_mut()?.retain(|filter| filter["name"] != "leveret");
-        let proxy = envoy::named(filters, "tcp_proxy")?["typed_config"].as_object_mut()?;
-        // It has nothing to read before it connects, and nobody to fall back on.
-        proxy.retain(|key, _| !["upstream_connect_mode", "max_early_data_bytes"].contains(&key.as_str()));
-        proxy.insert("cluster".to_owned(), json!("broker"));
-        Some(())
-    };
-    strip(&mut config).context("the shipped configuration lacks a well-known name")?;
-    Ok(config)
 }

@@ -28,6 +28,8 @@ enum Command {
     Demo,
     /// Compare the throughput of MQTT endpoints: Leveret's and RabbitMQ's own, unless others are given.
     Load(support::load::Options),
+    /// Kill clients, Envoys and the broker at random; then count messages, wills, sessions and queues.
+    Chaos(support::chaos::Options),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,9 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Demo => demo::run(),
         Command::Load(options) => support::load::run(&options),
+        Command::Chaos(options) => {
+            folder("chaos").and_then(|folder| support::chaos::run(&options, folder.path()))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! One MQTT 3.1.1 connection, as cheap as it can be: it shares the machine with what it measures.
+//! One MQTT 3.1.1 connection, packet by packet, as cheap as it can be: it shares the machine with what it measures.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -33,6 +33,16 @@ pub(crate) struct Client {
 impl Client {
     /// Connects with a clean session and no keepalive; returns when CONNACK said yes.
     pub(crate) async fn connect(address: SocketAddr, client_id: &str, login: &Login) -> Result<Self> {
+        let mut connect = v4::Connect::new(client_id);
+        connect.keep_alive = 0;
+        connect.set_login(&login.username, &login.password);
+        let (client, connack) = Self::open(address, &connect).await?;
+        ensure!(connack.code == ConnectReturnCode::Success, "{address} answered CONNECT with {connack:?}");
+        Ok(client)
+    }
+
+    /// Sends this CONNECT; returns when CONNACK has come, whatever it says.
+    pub(crate) async fn open(address: SocketAddr, connect: &v4::Connect) -> Result<(Self, v4::ConnAck)> {
         let stream =
             TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
@@ -40,16 +50,13 @@ impl Client {
         let (inbox, outbox) = (BytesMut::with_capacity(INBOX), BytesMut::new());
         let mut client = Self { from, to, inbox, outbox, admitted_in: Duration::ZERO };
 
-        let mut connect = v4::Connect::new(client_id);
-        connect.keep_alive = 0;
-        connect.set_login(&login.username, &login.password);
         connect.write(&mut client.outbox).map_err(unencodable)?;
         let start = Instant::now();
         client.flush().await?;
         let packet = client.packet().await?;
         client.admitted_in = start.elapsed();
         match packet {
-            Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => Ok(client),
+            Packet::ConnAck(connack) => Ok((client, connack)),
             other => bail!("{address} answered CONNECT with {other:?}"),
         }
     }
@@ -110,6 +117,16 @@ impl Client {
             written = self.to.write_buf(&mut self.outbox), if !self.outbox.is_empty() => Ok(written.map(|_| ())?),
             received = receive(&mut self.from, &mut self.inbox) => received,
         }
+    }
+
+    /// Says that nothing more will be sent (FIN), and goes on receiving.
+    pub(crate) async fn finish(&mut self) -> Result<()> {
+        Ok(self.to.shutdown().await?)
+    }
+
+    /// Ends as a crash does: RST, and what was not sent yet is not sent.
+    pub(crate) fn reset(self) -> Result<()> {
+        Ok(self.from.reunite(self.to)?.set_zero_linger()?)
     }
 
     /// Leaves as a polite client does.

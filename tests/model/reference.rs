@@ -1,0 +1,491 @@
+//! What MQTT 3.1.1 and the documented choices say that clients see: sessions, subscriptions, queued messages, wills. No word of AMQP.
+//!
+//! The reference is told what clients do, in batches; what those of one batch do happens in any order. Behind each batch comes
+//! quiet, and the reference judges what every client has heard: everything it must have, and nothing that it may not.
+
+mod filter;
+
+use crate::world::{Delivery, Heard, LinkId};
+use filter::{Filter, Topic};
+use std::collections::BTreeMap;
+
+/// Everything that is known of the clients.
+pub(crate) struct Reference {
+    limits: Limits,
+    /// Milliseconds.
+    now: u64,
+    /// The number of the batch.
+    batch: u32,
+    clients: Vec<Client>,
+    messages: Vec<Message>,
+    /// Published in this batch.
+    fresh: Vec<usize>,
+}
+
+/// What is configured.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Deliveries at QoS 1 that wait for their acknowledgement.
+    pub(crate) prefetch: usize,
+    /// Messages kept for a client that is away, at QoS 0.
+    pub(crate) qos0_max_length: usize,
+    /// How long sessions are kept, in milliseconds.
+    pub(crate) session_expiry: u64,
+    /// After how long it is known for certain that a host is gone.
+    pub(crate) host_timeout: u64,
+}
+
+/// Which client.
+pub(crate) type Id = usize;
+
+/// A message as a client means it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) topic: String,
+    pub(crate) qos: u8,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) publisher: Id,
+}
+
+#[derive(Default)]
+struct Client {
+    session: Option<Session>,
+    connection: Option<Connection>,
+    /// Earlier connections whose host is gone, which nobody has noticed.
+    ghosts: Vec<Ghost>,
+    /// Links whose end is expected in this batch.
+    ended: Vec<LinkId>,
+}
+
+struct Connection {
+    link: LinkId,
+    will: Option<Message>,
+    holds_acks: bool,
+    keep_alive: u64,
+    /// The client is not there any more.
+    unplugged: bool,
+    /// Replies that are due.
+    due: Vec<Heard>,
+}
+
+struct Ghost {
+    noticed: u64,
+    will: Option<Message>,
+}
+
+#[derive(Default)]
+struct Session {
+    is_kept: bool,
+    subscriptions: BTreeMap<Filter, Subscription>,
+    /// Subscriptions as they were in this batch, before each change.
+    earlier: Vec<BTreeMap<Filter, Subscription>>,
+    /// Since when its client is away.
+    away: Option<u64>,
+    /// Messages at QoS 0 and 1.
+    queues: [Vec<Copy>; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Subscription {
+    qos: u8,
+    /// Of this connection, not of one before.
+    is_new: bool,
+}
+
+struct Copy {
+    message: usize,
+    batch: u32,
+    /// It may not be there: allowed, not required.
+    is_possible: bool,
+    /// Whether it was sent before; `None` when nobody can know.
+    dup: Option<bool>,
+    /// Its packet id, once it is sent at QoS 1.
+    sent: Option<u16>,
+}
+
+impl Reference {
+    pub(crate) fn new(limits: Limits, clients: usize) -> Self {
+        Self {
+            limits,
+            now: 0,
+            batch: 0,
+            clients: (0..clients).map(|_| Client::default()).collect(),
+            messages: Vec::new(),
+            fresh: Vec::new(),
+        }
+    }
+
+    // ------------------------------------------------------------ what clients do
+
+    /// The client's connection, while it has one.
+    pub(crate) fn link(&self, client: Id) -> Option<LinkId> {
+        self.clients[client].connection.as_ref().filter(|it| !it.unplugged).map(|it| it.link)
+    }
+
+    /// How many packet ids at QoS 1 the client holds.
+    pub(crate) fn connect(&mut self, client: Id, link: LinkId, connect: Connect) {
+        if let Some(old) = self.clients[client].connection.take() {
+            // Taken over. [MQTT-3.1.4-2]
+            self.clients[client].ended.push(old.link);
+            self.ends(client, old.will);
+        }
+        let now = self.now;
+        let it = &mut self.clients[client];
+        let resumes = connect.is_kept && it.session.as_ref().is_some_and(|session| session.is_kept);
+        if !resumes {
+            it.session = Some(Session { is_kept: connect.is_kept, ..Session::default() });
+        }
+        let session = it.session.get_or_insert_default();
+        session.away = None;
+        for subscription in session.subscriptions.values_mut() {
+            subscription.is_new = false;
+        }
+        let connack = Heard::Connack { session_present: resumes, code: 0 };
+        it.connection = Some(Connection {
+            link,
+            will: connect.will,
+            holds_acks: connect.holds_acks,
+            keep_alive: connect.keep_alive * 1000,
+            unplugged: false,
+            due: vec![connack],
+        });
+        _ = now;
+    }
+
+    /// SUBSCRIBE with these filters and QoS.
+    pub(crate) fn subscribe(&mut self, client: Id, packet: u16, filters: &[(String, u8)]) {
+        let Some((connection, session)) = self.clients[client].online() else { return };
+        let mut codes = Vec::new();
+        for (filter, qos) in filters {
+            codes.push(match Filter::new(filter) {
+                Some(filter) => {
+                    session.earlier.push(session.subscriptions.clone());
+                    let qos = (*qos).min(1);
+                    session.subscriptions.insert(filter, Subscription { qos, is_new: true });
+                    qos
+                }
+                None => 0x80,
+            });
+        }
+        connection.due.push(Heard::Suback(packet, codes));
+    }
+
+    /// UNSUBSCRIBE of these filters.
+    pub(crate) fn unsubscribe(&mut self, client: Id, packet: u16, filters: &[String]) {
+        let Some((connection, session)) = self.clients[client].online() else { return };
+        for filter in filters.iter().filter_map(|filter| Filter::new(filter)) {
+            session.earlier.push(session.subscriptions.clone());
+            session.subscriptions.remove(&filter);
+        }
+        connection.due.push(Heard::Unsuback(packet));
+    }
+
+    /// PUBLISH; at QoS 1 and 2 with this packet id.
+    pub(crate) fn publish(&mut self, packet: u16, message: Message) {
+        if let Some((connection, _)) = self.clients[message.publisher].online() {
+            match message.qos {
+                0 => {}
+                1 => connection.due.push(Heard::Puback(packet)),
+                _ => connection.due.extend([Heard::Pubrec(packet), Heard::Pubcomp(packet)]),
+            }
+        }
+        self.publishes(message);
+    }
+
+    /// PUBACK of a delivery.
+    pub(crate) fn acknowledge(&mut self, client: Id, packet: u16) {
+        if let Some((_, session)) = self.clients[client].online() {
+            session.queues[1].retain(|copy| copy.sent != Some(packet));
+        }
+    }
+
+    /// From now on it acknowledges at once, or not.
+    pub(crate) fn hold_acks(&mut self, client: Id, hold: bool) {
+        if let Some((connection, session)) = self.clients[client].online() {
+            connection.holds_acks = hold;
+            if !hold {
+                session.queues[1].retain(|copy| copy.sent.is_none());
+            }
+        }
+    }
+
+    /// DISCONNECT. Its will is forgotten. [MQTT-3.14.4-3]
+    pub(crate) fn disconnect(&mut self, client: Id) {
+        self.goes(client, false);
+    }
+
+    /// The connection ends without DISCONNECT, which is seen at once.
+    pub(crate) fn breaks(&mut self, client: Id) {
+        self.goes(client, true);
+    }
+
+    /// The client is silent from now on and hears nothing.
+    pub(crate) fn is_unplugged(&mut self, client: Id) {
+        if let Some((connection, _)) = self.clients[client].online() {
+            connection.unplugged = true;
+        }
+    }
+
+    /// The host of its connection is gone.
+    pub(crate) fn loses_host(&mut self, client: Id) {
+        let noticed = self.now + self.limits.host_timeout;
+        let it = &mut self.clients[client];
+        let Some(connection) = it.connection.take() else { return };
+        it.ghosts.push(Ghost { noticed, will: connection.will });
+        it.session = it.session.take().filter(|session| session.is_kept);
+        if let Some(session) = &mut it.session {
+            session.away = Some(noticed);
+        }
+    }
+
+    /// Time passes.
+    pub(crate) fn elapse(&mut self, millis: u64) {
+        self.now += millis;
+        for client in 0..self.clients.len() {
+            let it = &mut self.clients[client];
+            if let Some(connection) = it.connection.take_if(|it| {
+                let silence = it.keep_alive * 3 / 2;
+                it.unplugged && silence > 0 && silence <= millis
+            }) {
+                it.ended.push(connection.link);
+                it.connection = Some(connection);
+                self.goes(client, true);
+            }
+            let now = self.now;
+            let it = &mut self.clients[client];
+            let noticed = it.ghosts.extract_if(.., |ghost| ghost.noticed <= now);
+            let wills: Vec<Message> = noticed.filter_map(|ghost| ghost.will).collect();
+            if it.ghosts.is_empty()
+                && let Some(session) = &mut it.session
+                && it.connection.is_none()
+            {
+                session.come_back();
+            }
+            for will in wills {
+                self.publishes(will);
+            }
+            let expiry = self.limits.session_expiry;
+            let it = &mut self.clients[client];
+            it.session =
+                it.session.take().filter(|session| session.away.is_none_or(|since| now < since + expiry));
+        }
+    }
+
+    /// The end of a connection that is noticed.
+    fn goes(&mut self, client: Id, with_will: bool) {
+        let Some(connection) = self.clients[client].connection.take() else { return };
+        self.clients[client].ended.push(connection.link);
+        self.ends(client, connection.will.filter(|_| with_will));
+    }
+
+    fn ends(&mut self, client: Id, will: Option<Message>) {
+        let now = self.now;
+        let it = &mut self.clients[client];
+        it.session = it.session.take().filter(|session| session.is_kept);
+        if let Some(session) = &mut it.session {
+            session.away = Some(now);
+            session.come_back();
+        }
+        if let Some(will) = will {
+            self.publishes(will);
+        }
+    }
+
+    fn publishes(&mut self, message: Message) {
+        self.fresh.push(self.messages.len());
+        self.messages.push(message);
+    }
+
+    // ------------------------------------------------------------ what clients see
+
+    /// The batch is over and all is quiet: every client has heard this, on each of its connections.
+    pub(crate) fn judge(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+        self.hand_out();
+        for client in 0..self.clients.len() {
+            self.judge_client(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
+        }
+        self.batch += 1;
+        Ok(())
+    }
+
+    /// Each session that is subscribed gets its copies of what was published in this batch.
+    fn hand_out(&mut self) {
+        for message in std::mem::take(&mut self.fresh) {
+            let Message { topic, .. } = &self.messages[message];
+            let topic = Topic::new(topic);
+            for client in &mut self.clients {
+                let is_haunted = !client.ghosts.is_empty();
+                let Some(session) = &mut client.session else { continue };
+                for qos in 0..2_u8 {
+                    let (possible, certain) = session.is_subscribed(&topic, qos);
+                    if !possible {
+                        continue;
+                    }
+                    // Where it goes while nobody knows that the client is not there, is anybody's guess.
+                    let is_possible = !certain || is_haunted && qos == 0;
+                    let dup = if is_haunted { None } else { Some(false) };
+                    let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None };
+                    session.queues[usize::from(qos)].push(copy);
+                }
+                let kept = &mut session.queues[0];
+                if client.connection.is_none() && kept.len() > self.limits.qos0_max_length {
+                    kept.drain(..kept.len() - self.limits.qos0_max_length);
+                }
+            }
+        }
+        for session in self.clients.iter_mut().filter_map(|client| client.session.as_mut()) {
+            session.earlier.clear();
+        }
+    }
+
+    fn judge_client(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+        for link in std::mem::take(&mut self.clients[id].ended) {
+            if !closed.contains(&link) {
+                return Err(format!("{link:?} is open"));
+            }
+        }
+        let is_haunted = !self.clients[id].ghosts.is_empty();
+        let (batch, messages, prefetch) = (self.batch, &self.messages, self.limits.prefetch);
+        let Client { session, connection, .. } = &mut self.clients[id];
+        let (Some(session), Some(connection)) = (session, connection) else { return Ok(()) };
+        if connection.unplugged {
+            // What is sent to it is on its way for ever.
+            return Ok(());
+        }
+        if closed.contains(&connection.link) {
+            return Err(format!("{:?} is closed", connection.link));
+        }
+        let heard = heard.get(&connection.link).map_or(&[][..], Vec::as_slice);
+        judge_replies(&mut connection.due, heard)?;
+        for delivery in heard.iter().filter_map(|it| if let Heard::Publish(it) = it { Some(it) } else { None }) {
+            session.judge_delivery(delivery, connection.holds_acks, messages)?;
+        }
+        _ = batch;
+        if is_haunted {
+            // The one before has it all until it is known to be gone.
+            return Ok(());
+        }
+        session.judge_rest(prefetch, messages)
+    }
+}
+
+/// What a CONNECT asks for.
+pub(crate) struct Connect {
+    pub(crate) is_kept: bool,
+    pub(crate) will: Option<Message>,
+    pub(crate) holds_acks: bool,
+    /// Seconds.
+    pub(crate) keep_alive: u64,
+}
+
+/// Replies are due in the order of what they answer, except that the broker's receipt of a message takes its own time. PUBREC for
+/// a PUBLISH that came twice may come twice, and so PUBCOMP.
+fn judge_replies(due: &mut Vec<Heard>, heard: &[Heard]) -> Result<(), String> {
+    let due = std::mem::take(due);
+    let is_receipt = |it: &&Heard| matches!(it, Heard::Puback(_) | Heard::Pubrec(_) | Heard::Pubcomp(_));
+    let parts = |of: &[Heard]| {
+        let of: Vec<&Heard> = of.iter().filter(|it| !matches!(it, Heard::Publish(_))).collect();
+        let (mut receipts, others): (Vec<&Heard>, Vec<&Heard>) = of.into_iter().partition(is_receipt);
+        receipts.sort();
+        receipts.dedup();
+        (receipts.into_iter().cloned().collect::<Vec<_>>(), others.into_iter().cloned().collect::<Vec<_>>())
+    };
+    let is_first = heard.first().is_none_or(|first| matches!(first, Heard::Connack { .. }));
+    if matches!(due.first(), Some(Heard::Connack { .. })) && !is_first {
+        return Err(format!("CONNACK does not come first: {heard:?}"));
+    }
+    if parts(&due) == parts(heard) { Ok(()) } else { Err(format!("due: {due:?}, heard: {heard:?}")) }
+}
+
+impl Client {
+    fn online(&mut self) -> Option<(&mut Connection, &mut Session)> {
+        Some((self.connection.as_mut()?, self.session.as_mut()?))
+    }
+}
+
+impl Session {
+    /// Whether a message of this batch may have, and must have, come in at this QoS.
+    fn is_subscribed(&self, topic: &Topic, qos: u8) -> (bool, bool) {
+        let states = || self.earlier.iter().chain([&self.subscriptions]);
+        let matches = |subscriptions: &BTreeMap<Filter, Subscription>, is_certain: bool| {
+            subscriptions.iter().any(|(filter, it)| it.qos == qos && filter.matches(topic, is_certain || it.is_new))
+        };
+        (states().any(|it| matches(it, false)), states().all(|it| matches(it, true)))
+    }
+
+    /// What was sent and not acknowledged is to be sent again.
+    fn come_back(&mut self) {
+        for copy in self.queues[1].iter_mut().filter(|copy| copy.sent.is_some()) {
+            copy.sent = None;
+            copy.dup = Some(true);
+        }
+    }
+
+    fn judge_delivery(&mut self, it: &Delivery, holds_acks: bool, messages: &[Message]) -> Result<(), String> {
+        let found = (0..2_usize).find_map(|queue| {
+            let at = self.queues[queue].iter().position(|copy| {
+                let message = &messages[copy.message];
+                copy.sent.is_none()
+                    && message.payload == it.payload
+                    && message.qos.min(queue as u8) == it.qos
+                    && copy.dup.is_none_or(|dup| dup == it.dup)
+                    && Topic::new(&message.topic).arrives_as() == it.topic
+            })?;
+            Some((queue, at))
+        });
+        let Some((queue, at)) = found.filter(|_| !it.retain) else {
+            return Err(format!("hears what it is not to hear: {}", told(it)));
+        };
+        let copy = self.queues[queue].remove(at);
+        if !self.is_twice(&copy, messages)
+            && let Some(first) = self.queues[queue]
+                .iter()
+                .find(|other| other.sent.is_none() && precedes(other, &copy, messages) && !self.is_twice(other, messages))
+            && !first.is_possible
+        {
+            return Err(format!("hears out of order: {}, before {:?}", told(it), messages[first.message]));
+        }
+        self.queues[queue].retain(|other| other.sent.is_some() || !other.is_possible || !precedes(other, &copy, messages));
+        if it.qos == 1 && holds_acks {
+            self.queues[queue].push(Copy { sent: Some(it.id), ..copy });
+            self.queues[queue].sort_by_key(|copy| copy.message);
+        }
+        Ok(())
+    }
+
+    /// A message published at QoS 0 that comes in at both levels: nobody can tell the copies apart.
+    fn is_twice(&self, copy: &Copy, messages: &[Message]) -> bool {
+        messages[copy.message].qos == 0
+    }
+
+    fn judge_rest(&mut self, prefetch: usize, messages: &[Message]) -> Result<(), String> {
+        let sent = self.queues[1].iter().filter(|copy| copy.sent.is_some()).count();
+        if sent > prefetch {
+            return Err(format!("{sent} unacknowledged deliveries at once"));
+        }
+        let [zero, one] = &mut self.queues;
+        let room = sent < prefetch;
+        let mut missing = zero.iter().chain(one.iter().filter(|copy| room && copy.sent.is_none()));
+        if let Some(copy) = missing.find(|copy| !copy.is_possible) {
+            return Err(format!("does not hear {:?}", messages[copy.message]));
+        }
+        zero.clear();
+        if room {
+            one.retain(|copy| copy.sent.is_some());
+        }
+        Ok(())
+    }
+}
+
+/// Whether one copy is to be delivered before the other: it was published earlier, or by the same client on the same way.
+/// [MQTT-4.6.0-5] [MQTT-4.6.0-6]
+fn precedes(first: &Copy, second: &Copy, messages: &[Message]) -> bool {
+    let (a, b) = (&messages[first.message], &messages[second.message]);
+    let is_same_way = a.publisher == b.publisher && a.topic == b.topic && a.qos.min(1) == b.qos.min(1);
+    first.batch < second.batch || first.batch == second.batch && is_same_way && first.message < second.message
+}
+
+fn told(it: &Delivery) -> String {
+    let payload = String::from_utf8_lossy(&it.payload[..it.payload.len().min(12)]).into_owned();
+    format!("{} {payload:?} at QoS {}{}", it.topic, it.qos, if it.dup { ", DUP" } else { "" })
+}

@@ -140,10 +140,9 @@ impl Broker {
         let work: Vec<ChannelId> = self.connections.iter().flat_map(|(&id, c)| c.work(id)).collect();
         let Some(&at) = self.random.choice(&work) else { return self.finish_closing() };
         let has_late = self.connection(at.0).channels.get(&at.1).is_some_and(Channel::has_late);
-        let frame = self.connection(at.0).inbox.get_mut(&at.1).and_then(|inbox| match has_late {
-            true if self.random.bool() => None,
-            _ => inbox.pop_front(),
-        });
+        let says_late = has_late && self.random.bool();
+        let inbox = self.connection(at.0).inbox.get_mut(&at.1).filter(|_| !says_late);
+        let frame = inbox.and_then(VecDeque::pop_front);
         match frame {
             Some(frame) => self.channel_frame(at, frame),
             None => self.say_late(at),

@@ -45,6 +45,7 @@ pub(crate) struct Message {
     pub(crate) qos: u8,
     pub(crate) payload: Vec<u8>,
     pub(crate) publisher: Id,
+    pub(crate) is_will: bool,
 }
 
 #[derive(Default)]
@@ -76,21 +77,19 @@ struct Ghost {
 #[derive(Default)]
 struct Session {
     is_kept: bool,
-    subscriptions: BTreeMap<Filter, Subscription>,
+    subscriptions: Subscriptions,
     /// Subscriptions as they were in this batch, before each change.
-    earlier: Vec<BTreeMap<Filter, Subscription>>,
+    earlier: Vec<Subscriptions>,
     /// Since when its client is away.
     away: Option<u64>,
+    /// Until when it may be an earlier connection, whose host is gone, that is sent the messages.
+    haunted: Option<u64>,
     /// Messages at QoS 0 and 1.
     queues: [Vec<Copy>; 2],
 }
 
-#[derive(Clone, Copy)]
-struct Subscription {
-    qos: u8,
-    /// Of this connection, not of one before.
-    is_new: bool,
-}
+/// Filters with the QoS that was granted.
+type Subscriptions = BTreeMap<Filter, u8>;
 
 struct Copy {
     message: usize,
@@ -122,14 +121,13 @@ impl Reference {
         self.clients[client].connection.as_ref().filter(|it| !it.unplugged).map(|it| it.link)
     }
 
-    /// How many packet ids at QoS 1 the client holds.
+    /// CONNECT, which is granted.
     pub(crate) fn connect(&mut self, client: Id, link: LinkId, connect: Connect) {
         if let Some(old) = self.clients[client].connection.take() {
             // Taken over. [MQTT-3.1.4-2]
             self.clients[client].ended.push(old.link);
             self.ends(client, old.will);
         }
-        let now = self.now;
         let it = &mut self.clients[client];
         let resumes = connect.is_kept && it.session.as_ref().is_some_and(|session| session.is_kept);
         if !resumes {
@@ -137,9 +135,6 @@ impl Reference {
         }
         let session = it.session.get_or_insert_default();
         session.away = None;
-        for subscription in session.subscriptions.values_mut() {
-            subscription.is_new = false;
-        }
         let connack = Heard::Connack { session_present: resumes, code: 0 };
         it.connection = Some(Connection {
             link,
@@ -149,7 +144,6 @@ impl Reference {
             unplugged: false,
             due: vec![connack],
         });
-        _ = now;
     }
 
     /// SUBSCRIBE with these filters and QoS.
@@ -161,7 +155,7 @@ impl Reference {
                 Some(filter) => {
                     session.earlier.push(session.subscriptions.clone());
                     let qos = (*qos).min(1);
-                    session.subscriptions.insert(filter, Subscription { qos, is_new: true });
+                    session.subscriptions.insert(filter, qos);
                     qos
                 }
                 None => 0x80,
@@ -235,6 +229,7 @@ impl Reference {
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
             session.away = Some(noticed);
+            session.haunted = Some(noticed);
         }
     }
 
@@ -255,9 +250,8 @@ impl Reference {
             let it = &mut self.clients[client];
             let noticed = it.ghosts.extract_if(.., |ghost| ghost.noticed <= now);
             let wills: Vec<Message> = noticed.filter_map(|ghost| ghost.will).collect();
-            if it.ghosts.is_empty()
-                && let Some(session) = &mut it.session
-                && it.connection.is_none()
+            if let Some(session) = &mut it.session
+                && session.haunted.take_if(|until| *until <= now).is_some()
             {
                 session.come_back();
             }
@@ -283,7 +277,7 @@ impl Reference {
         let it = &mut self.clients[client];
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
-            session.away = Some(now);
+            session.away = session.haunted.max(Some(now));
             session.come_back();
         }
         if let Some(will) = will {
@@ -311,19 +305,21 @@ impl Reference {
     /// Each session that is subscribed gets its copies of what was published in this batch.
     fn hand_out(&mut self) {
         for message in std::mem::take(&mut self.fresh) {
-            let Message { topic, .. } = &self.messages[message];
+            let &Message { ref topic, qos: published_qos, publisher, is_will, .. } = &self.messages[message];
             let topic = Topic::new(topic);
-            for client in &mut self.clients {
-                let is_haunted = !client.ghosts.is_empty();
+            for (id, client) in self.clients.iter_mut().enumerate() {
                 let Some(session) = &mut client.session else { continue };
+                let is_unplugged = client.connection.as_ref().is_some_and(|it| it.unplugged);
+                // Its own will may be sent to the connection that ends.
+                let is_lost = session.haunted.is_some() || is_unplugged || is_will && publisher == id;
                 for qos in 0..2_u8 {
                     let (possible, certain) = session.is_subscribed(&topic, qos);
                     if !possible {
                         continue;
                     }
-                    // Where it goes while nobody knows that the client is not there, is anybody's guess.
-                    let is_possible = !certain || is_haunted && qos == 0;
-                    let dup = if is_haunted { None } else { Some(false) };
+                    // Until somebody notices that the client is not there, its messages are sent to nowhere.
+                    let is_possible = !certain || is_lost && qos.min(published_qos) == 0;
+                    let dup = if is_lost { None } else { Some(false) };
                     let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None };
                     session.queues[usize::from(qos)].push(copy);
                 }
@@ -344,8 +340,7 @@ impl Reference {
                 return Err(format!("{link:?} is open"));
             }
         }
-        let is_haunted = !self.clients[id].ghosts.is_empty();
-        let (batch, messages, prefetch) = (self.batch, &self.messages, self.limits.prefetch);
+        let (messages, prefetch) = (&self.messages, self.limits.prefetch);
         let Client { session, connection, .. } = &mut self.clients[id];
         let (Some(session), Some(connection)) = (session, connection) else { return Ok(()) };
         if connection.unplugged {
@@ -360,8 +355,7 @@ impl Reference {
         for delivery in heard.iter().filter_map(|it| if let Heard::Publish(it) = it { Some(it) } else { None }) {
             session.judge_delivery(delivery, connection.holds_acks, messages)?;
         }
-        _ = batch;
-        if is_haunted {
+        if session.haunted.is_some() {
             // The one before has it all until it is known to be gone.
             return Ok(());
         }
@@ -405,12 +399,18 @@ impl Client {
 
 impl Session {
     /// Whether a message of this batch may have, and must have, come in at this QoS.
+    ///
+    /// Nobody can list what a kept session is subscribed to, so it may get what starts with `$` by a wildcard.
     fn is_subscribed(&self, topic: &Topic, qos: u8) -> (bool, bool) {
         let states = || self.earlier.iter().chain([&self.subscriptions]);
-        let matches = |subscriptions: &BTreeMap<Filter, Subscription>, is_certain: bool| {
-            subscriptions.iter().any(|(filter, it)| it.qos == qos && filter.matches(topic, is_certain || it.is_new))
+        let matches = |subscriptions: &Subscriptions, by_wildcard: bool| {
+            subscriptions.iter().any(|(filter, &granted)| {
+                let is_kept_from = topic.is_special() && filter.starts_with_wildcard() && !by_wildcard;
+                granted == qos && filter.matches(topic) && !is_kept_from
+            })
         };
-        (states().any(|it| matches(it, false)), states().all(|it| matches(it, true)))
+        let f1 = topic.is_special();
+        (states().any(|it| matches(it, self.is_kept || f1)), states().all(|it| matches(it, false)))
     }
 
     /// What was sent and not acknowledged is to be sent again.

@@ -197,15 +197,15 @@ impl World {
     /// Until nobody has anything to say.
     pub(crate) fn settle(&mut self) {
         for _ in 0..ENOUGH {
+            self.collect_from_broker();
             let turns: Vec<(usize, Turn)> =
                 (0..self.links.len()).flat_map(|at| self.turns(at).into_iter().map(move |turn| (at, turn))).collect();
-            let broker_first = self.random.bool();
-            if broker_first && self.step_broker() {
+            if self.random.bool() && self.broker.step() {
                 continue;
             }
             match self.random.choice(&turns) {
                 Some(&(at, turn)) => self.turn(at, turn),
-                None if self.step_broker() => {}
+                None if self.broker.step() => {}
                 None => return,
             }
         }
@@ -233,8 +233,8 @@ impl World {
         Instant::ZERO + Duration::from_millis(self.now)
     }
 
-    fn step_broker(&mut self) -> bool {
-        let worked = self.broker.step();
+    /// What the broker has said is on its way.
+    fn collect_from_broker(&mut self) {
         for link in &mut self.links {
             let Some(amqp) = link.amqp else { continue };
             let bytes = self.broker.take_output(amqp);
@@ -242,7 +242,6 @@ impl World {
                 link.from_broker.extend(bytes);
             }
         }
-        worked
     }
 
     fn turns(&self, at: usize) -> Vec<Turn> {
@@ -299,7 +298,6 @@ impl World {
                 let piece = piece(random, &mut link.to_broker);
                 let amqp = *link.amqp.get_or_insert_with(|| self.broker.connect());
                 self.broker.receive(amqp, &piece);
-                self.step_output(at);
                 return;
             }
             Turn::Timeout => link.bridge.handle_timeout(now),
@@ -312,13 +310,6 @@ impl World {
         if !replied && link.bridge.close_due() {
             link.bridge.handle_client_closed(now);
             self.close(LinkId(at));
-        }
-    }
-
-    fn step_output(&mut self, at: usize) {
-        let link = &mut self.links[at];
-        if let Some(amqp) = link.amqp {
-            link.from_broker.extend(self.broker.take_output(amqp));
         }
     }
 

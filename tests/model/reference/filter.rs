@@ -11,23 +11,30 @@ pub(super) struct Topic(Vec<String>);
 impl Filter {
     /// `None` when it is refused.
     pub(super) fn new(text: &str) -> Option<Self> {
-        let levels: Vec<String> = levels(text).map(|level| level.replace('*', "+")).collect();
+        let levels: Vec<String> = levels(text).map(|level| if level == "*" { "+" } else { level }.to_owned()).collect();
         let is_legal = |level: &String| level.len() == 1 || !level.contains(['+', '#']);
         (!text.is_empty() && levels.iter().all(is_legal)).then_some(Self(levels))
     }
 
-    /// Whether it matches. A wildcard does not match the first level of a topic that starts with `$`, where that is certain.
-    /// [MQTT-4.7.2-1]
-    pub(super) fn matches(&self, Topic(topic): &Topic, is_certain: bool) -> bool {
-        let is_wildcard = matches!(self.0.first().map(String::as_str), Some("+" | "#"));
-        let is_special = topic.first().is_some_and(|level| level.starts_with('$'));
-        !(is_certain && is_special && is_wildcard) && levels_match(&self.0, topic)
+    /// Whether it matches.
+    pub(super) fn matches(&self, Topic(topic): &Topic) -> bool {
+        levels_match(&self.0, topic)
+    }
+
+    /// Whether it starts with a wildcard, which does not match topics that start with `$`. [MQTT-4.7.2-1]
+    pub(super) fn starts_with_wildcard(&self) -> bool {
+        matches!(self.0.first().map(String::as_str), Some("+" | "#"))
     }
 }
 
 impl Topic {
     pub(super) fn new(text: &str) -> Self {
         Self(levels(text).map(str::to_owned).collect())
+    }
+
+    /// Whether it is a server's own.
+    pub(super) fn is_special(&self) -> bool {
+        self.0.first().is_some_and(|level| level.starts_with('$'))
     }
 
     /// The topic name that subscribers see.

@@ -126,7 +126,7 @@ impl Reference {
         if let Some(old) = self.clients[client].connection.take() {
             // Taken over. [MQTT-3.1.4-2]
             self.clients[client].ended.push(old.link);
-            self.ends(client, old.will);
+            self.ends(client, old.will, self.now);
         }
         let it = &mut self.clients[client];
         let resumes = connect.is_kept && it.session.as_ref().is_some_and(|session| session.is_kept);
@@ -205,12 +205,12 @@ impl Reference {
 
     /// DISCONNECT. Its will is forgotten. [MQTT-3.14.4-3]
     pub(crate) fn disconnect(&mut self, client: Id) {
-        self.goes(client, false);
+        self.goes(client, false, self.now);
     }
 
     /// The connection ends without DISCONNECT, which is seen at once.
     pub(crate) fn breaks(&mut self, client: Id) {
-        self.goes(client, true);
+        self.goes(client, true, self.now);
     }
 
     /// The client is silent from now on and hears nothing.
@@ -237,14 +237,9 @@ impl Reference {
     pub(crate) fn elapse(&mut self, millis: u64) {
         self.now += millis;
         for client in 0..self.clients.len() {
-            let it = &mut self.clients[client];
-            if let Some(connection) = it.connection.take_if(|it| {
-                let silence = it.keep_alive * 3 / 2;
-                it.unplugged && silence > 0 && silence <= millis
-            }) {
-                it.ended.push(connection.link);
-                it.connection = Some(connection);
-                self.goes(client, true);
+            let silent = self.clients[client].connection.as_ref().filter(|it| it.unplugged && it.keep_alive > 0);
+            if let Some(silence) = silent.map(|it| it.keep_alive * 3 / 2).filter(|&silence| silence <= millis) {
+                self.goes(client, true, self.now - millis + silence);
             }
             let now = self.now;
             let it = &mut self.clients[client];
@@ -266,18 +261,17 @@ impl Reference {
     }
 
     /// The end of a connection that is noticed.
-    fn goes(&mut self, client: Id, with_will: bool) {
+    fn goes(&mut self, client: Id, with_will: bool, at: u64) {
         let Some(connection) = self.clients[client].connection.take() else { return };
         self.clients[client].ended.push(connection.link);
-        self.ends(client, connection.will.filter(|_| with_will));
+        self.ends(client, connection.will.filter(|_| with_will), at);
     }
 
-    fn ends(&mut self, client: Id, will: Option<Message>) {
-        let now = self.now;
+    fn ends(&mut self, client: Id, will: Option<Message>, at: u64) {
         let it = &mut self.clients[client];
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
-            session.away = session.haunted.max(Some(now));
+            session.away = session.haunted.max(Some(at));
             session.come_back();
         }
         if let Some(will) = will {
@@ -422,7 +416,7 @@ impl Session {
     }
 
     fn judge_delivery(&mut self, it: &Delivery, holds_acks: bool, messages: &[Message]) -> Result<(), String> {
-        let found = (0..2_usize).find_map(|queue| {
+        let in_queue = |queue: usize| {
             let at = self.queues[queue].iter().position(|copy| {
                 let message = &messages[copy.message];
                 copy.sent.is_none()
@@ -432,7 +426,10 @@ impl Session {
                     && Topic::new(&message.topic).arrives_as() == it.topic
             })?;
             Some((queue, at))
-        });
+        };
+        // Two copies may look the same; the one that is certain is it.
+        let found = [in_queue(0), in_queue(1)].into_iter().flatten();
+        let found = found.min_by_key(|&(queue, at)| self.queues[queue][at].is_possible);
         let Some((queue, at)) = found.filter(|_| !it.retain) else {
             return Err(format!("hears what it is not to hear: {}", told(it)));
         };

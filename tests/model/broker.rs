@@ -188,13 +188,13 @@ impl Broker {
                 beat.send = now + beat.interval / 2;
                 connection.out.extend(write::heartbeat());
             }
-            if now >= beat.look {
+            while now >= beat.look && beat.missed < 2 {
                 beat.look += beat.interval;
                 beat.missed = if beat.heard { 0 } else { beat.missed + 1 };
                 beat.heard = false;
-                if beat.missed == 2 {
-                    dead.push(id);
-                }
+            }
+            if beat.missed == 2 {
+                dead.push(id);
             }
         }
         for id in dead {

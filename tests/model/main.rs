@@ -10,4 +10,5 @@ mod broker;
 mod reference;
 mod run;
 mod sequences;
+mod truth;
 mod world;

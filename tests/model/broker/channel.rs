@@ -8,7 +8,7 @@ use amq_protocol::{
     protocol::{AMQPClass, basic, channel, confirm, exchange, queue, tx},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 use support::methods as say;
@@ -25,8 +25,10 @@ pub(super) struct Channel {
     unacked: BTreeMap<u64, Unacked>,
     confirms: Option<Confirms>,
     transaction: Option<Transaction>,
-    /// tx.commit-ok is due.
-    committed: u32,
+    /// What it says in its own time, in order: tx.commit-ok, and that a consumer's queue is gone.
+    pub(super) late: VecDeque<AMQPClass>,
+    /// channel.close came, and close-ok is due.
+    is_leaving: bool,
 }
 
 /// A delivery that waits for its acknowledgement.
@@ -62,7 +64,7 @@ struct Transaction {
 impl Channel {
     /// Whether something is due that it says in its own time.
     pub(super) fn has_late(&self) -> bool {
-        self.committed > 0 || self.confirms.as_ref().is_some_and(|confirms| !confirms.due.is_empty())
+        self.is_leaving || !self.late.is_empty() || self.confirms.as_ref().is_some_and(|confirms| !confirms.due.is_empty())
     }
 }
 
@@ -108,8 +110,9 @@ impl Broker {
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => say::flow_ok(flow.active),
             AMQPClass::Channel(channel::AMQPMethod::FlowOk(_)) => return Ok(()),
             AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
-                self.release_channel(at);
-                say::channel_close_ok()
+                self.release_held(at);
+                *self.open_channel(at) = Channel { is_leaving: true, ..Channel::default() };
+                return Ok(());
             }
             AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)) => {
                 self.declare_exchange(&declare)?;
@@ -205,7 +208,8 @@ impl Broker {
                     self.settle(at, &unacked);
                     self.run(&unacked.queue);
                 }
-                self.open_channel(at).committed += 1;
+                let commit_ok = tx::AMQPMethod::CommitOk(tx::CommitOk {});
+                self.open_channel(at).late.push_back(AMQPClass::Tx(commit_ok));
                 Ok(None)
             }
             other => panic!("not in this broker: {other:?}"),
@@ -389,10 +393,12 @@ impl Broker {
     /// Says something that a channel says in its own time.
     pub(super) fn say_late(&mut self, at: ChannelId) {
         let Some(channel) = self.connections.get_mut(&at.0).and_then(|it| it.channels.get_mut(&at.1)) else { return };
-        if channel.committed > 0 {
-            channel.committed -= 1;
-            let commit_ok = tx::AMQPMethod::CommitOk(tx::CommitOk {});
-            return self.say(at.0, at.1, AMQPClass::Tx(commit_ok));
+        if let Some(method) = channel.late.pop_front() {
+            return self.say(at.0, at.1, method);
+        }
+        if channel.is_leaving {
+            self.connection(at.0).channels.remove(&at.1);
+            return self.say(at.0, at.1, say::channel_close_ok());
         }
         let Some(confirms) = &mut channel.confirms else { return };
         let due: Vec<u64> = confirms.due.iter().copied().collect();

@@ -69,16 +69,20 @@ impl Exchanges {
 }
 
 fn topic_matches(key: &str, routing_key: &str) -> bool {
-    let words = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
     words_match(&words(key), &words(routing_key))
 }
 
-fn words_match(key: &[String], routing_key: &[String]) -> bool {
+/// An empty key has none.
+fn words(key: &str) -> Vec<&str> {
+    if key.is_empty() { Vec::new() } else { key.split('.').collect() }
+}
+
+fn words_match(key: &[&str], routing_key: &[&str]) -> bool {
     match key {
         [] => routing_key.is_empty(),
-        [first, rest @ ..] if first == "#" => (0..=routing_key.len()).any(|n| words_match(rest, &routing_key[n..])),
+        ["#", rest @ ..] => (0..=routing_key.len()).any(|n| words_match(rest, &routing_key[n..])),
         [first, rest @ ..] => {
-            routing_key.first().is_some_and(|word| first == "*" || first == word)
+            routing_key.first().is_some_and(|word| *first == "*" || first == word)
                 && words_match(rest, &routing_key[1..])
         }
     }

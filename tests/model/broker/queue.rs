@@ -93,13 +93,17 @@ impl Queue {
             }
         }
         CHECKED_ARGUMENTS.into_iter().find_map(|key| {
-            let (wanted, has) = (declare.arguments.inner().get(key), self.arguments.inner().get(key));
-            let what = |value: Option<&AMQPValue>| value.map_or("none".to_owned(), described);
+            let is_said = |it: &&AMQPValue| **it != AMQPValue::LongString("classic".into());
+            let value = |of: &FieldTable| of.inner().get(key).filter(is_said).cloned();
+            let (wanted, has) = (value(&declare.arguments), value(&self.arguments));
             (wanted != has).then(|| {
-                let (wanted, current) = (what(wanted), what(has));
-                let current = if has.is_none() { current } else { format!("the {current}") };
-                let wanted = if wanted == "none" { wanted } else { format!("the {wanted}") };
-                format!("inequivalent arg '{key}' for queue '{name}' in vhost '/': received {wanted} but current is {current}")
+                let (wanted, has) = match (wanted, has) {
+                    (Some(AMQPValue::LongLongInt(wanted)), Some(AMQPValue::LongLongInt(has))) => {
+                        (format!("'{wanted}'"), format!("'{has}'"))
+                    }
+                    (wanted, has) => (described(wanted.as_ref()), described(has.as_ref())),
+                };
+                format!("inequivalent arg '{key}' for queue '{name}' in vhost '/': received {wanted} but current is {has}")
             })
         })
     }
@@ -189,12 +193,12 @@ impl Broker {
         let Some(queue) = self.queues.remove(name) else { return };
         self.exchanges.forget_queue(name);
         for Consumer { at, tag, .. } in queue.consumers {
-            if let Some(channel) = self.channel(at) {
-                channel.consumers.remove(&tag);
-            }
-            if self.connection(at.0).wants_cancel_notify {
+            let wants_cancel_notify = self.connection(at.0).wants_cancel_notify;
+            let Some(channel) = self.channel(at) else { continue };
+            channel.consumers.remove(&tag);
+            if wants_cancel_notify {
                 let cancel = basic::Cancel { consumer_tag: tag.as_str().into(), nowait: true };
-                self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
+                channel.late.push_back(AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
             }
         }
     }
@@ -366,15 +370,15 @@ fn locked(name: &str) -> Refusal {
     (405, text)
 }
 
-fn described(value: &AMQPValue) -> String {
+fn described(value: Option<&AMQPValue>) -> String {
     match value {
-        AMQPValue::LongLongInt(n) => format!("value '{n}' of type 'long'"),
-        AMQPValue::LongInt(n) => format!("value '{n}' of type 'signedint'"),
-        AMQPValue::Boolean(b) => format!("value '{b}' of type 'bool'"),
-        AMQPValue::LongString(text) => {
-            format!("value '{}' of type 'longstr'", String::from_utf8_lossy(text.as_bytes()))
+        None => "none".to_owned(),
+        Some(AMQPValue::LongLongInt(n)) => format!("the value '{n}' of type 'long'"),
+        Some(AMQPValue::Boolean(b)) => format!("the value '{b}' of type 'bool'"),
+        Some(AMQPValue::LongString(text)) => {
+            format!("the value '{}' of type 'longstr'", String::from_utf8_lossy(text.as_bytes()))
         }
-        other => panic!("no queue has such an argument here: {other:?}"),
+        Some(other) => panic!("no queue has such an argument here: {other:?}"),
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Broker {
     declared: u64,
     connections: BTreeMap<ConnectionId, Connection>,
     opened: u32,
+    /// What comes late comes as soon as it can.
+    is_prompt: bool,
     random: fastrand::Rng,
 }
 
@@ -91,8 +93,14 @@ impl Broker {
             declared: 0,
             connections: BTreeMap::new(),
             opened: 0,
+            is_prompt: false,
             random: fastrand::Rng::with_seed(seed),
         }
+    }
+
+    /// One that is as quick as it can be: what an idle RabbitMQ nearly always is.
+    pub(crate) fn prompt() -> Self {
+        Self { is_prompt: true, ..Self::new(0) }
     }
 
     /// Somebody connects.
@@ -137,10 +145,15 @@ impl Broker {
 
     /// Does one thing that is to be done, chosen by chance; `false` when there is nothing.
     pub(crate) fn step(&mut self) -> bool {
-        let work: Vec<ChannelId> = self.connections.iter().flat_map(|(&id, c)| c.work(id)).collect();
+        let mut work: Vec<ChannelId> = self.connections.iter().flat_map(|(&id, c)| c.work(id)).collect();
+        if self.is_prompt
+            && let Some(&late) = work.iter().find(|at| self.connections[&at.0].channels.get(&at.1).is_some_and(Channel::has_late))
+        {
+            work = vec![late];
+        }
         let Some(&at) = self.random.choice(&work) else { return self.finish_closing() };
         let has_late = self.connection(at.0).channels.get(&at.1).is_some_and(Channel::has_late);
-        let says_late = has_late && self.random.bool();
+        let says_late = has_late && (self.is_prompt || self.random.bool());
         let inbox = self.connection(at.0).inbox.get_mut(&at.1).filter(|_| !says_late);
         let frame = inbox.and_then(VecDeque::pop_front);
         match frame {

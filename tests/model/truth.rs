@@ -32,7 +32,7 @@ struct Pair {
 
 /// Does a scenario with both.
 fn both(name: &'static str, scenario: impl Fn(&mut Both)) {
-    let mut it = Both { name, memory: Broker::new(fastrand::u64(..)), connections: Vec::new() };
+    let mut it = Both { name, memory: Broker::prompt(), connections: Vec::new() };
     scenario(&mut it);
     for connection in 0..it.connections.len() {
         if it.connections[connection].real.is_some() {

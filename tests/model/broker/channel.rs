@@ -4,6 +4,7 @@ use super::queue::{Consumer, Refusal, Stored};
 use super::exchange::{Binding, Kind};
 use super::{Broker, ChannelId, Message};
 use amq_protocol::{
+    types::AMQPValue,
     frame::AMQPFrame,
     protocol::{AMQPClass, basic, channel, confirm, exchange, queue, tx},
 };
@@ -25,10 +26,25 @@ pub(super) struct Channel {
     unacked: BTreeMap<u64, Unacked>,
     confirms: Option<Confirms>,
     transaction: Option<Transaction>,
-    /// What it says in its own time, in order: tx.commit-ok, and that a consumer's queue is gone.
-    pub(super) late: VecDeque<AMQPClass>,
+    /// What it says in its own time, in order: what queues and the message store have told it. The answers to what it is asked
+    /// may overtake that.
+    late: VecDeque<Late>,
     /// channel.close came, and close-ok is due.
     is_leaving: bool,
+}
+
+enum Late {
+    ConsumeOk { tag: String },
+    Deliver { method: basic::Deliver, message: Rc<Message> },
+    CommitOk,
+    /// The queue of a consumer is gone.
+    Cancel(Lost),
+}
+
+/// A consumer that has lost its queue.
+pub(super) struct Lost {
+    pub(super) queue: String,
+    pub(super) consumer: Consumer,
 }
 
 /// A delivery that waits for its acknowledgement.
@@ -208,8 +224,7 @@ impl Broker {
                     self.settle(at, &unacked);
                     self.run(&unacked.queue);
                 }
-                let commit_ok = tx::AMQPMethod::CommitOk(tx::CommitOk {});
-                self.open_channel(at).late.push_back(AMQPClass::Tx(commit_ok));
+                self.open_channel(at).late.push_back(Late::CommitOk);
                 Ok(None)
             }
             other => panic!("not in this broker: {other:?}"),
@@ -267,13 +282,14 @@ impl Broker {
             return Ok(());
         }
         self.admit_consumer(at.0, &name, consume.exclusive)?;
-        let consume_ok = basic::ConsumeOk { consumer_tag: consume.consumer_tag.clone() };
-        self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok)));
         let channel = self.open_channel(at);
+        channel.late.push_back(Late::ConsumeOk { tag: tag.clone() });
         channel.consumers.insert(tag.clone(), name.clone());
         let prefetch = channel.prefetch.into();
+        let stays_cancelled = consume.arguments.inner().get("x-cancel-on-ha-failover") == Some(&AMQPValue::Boolean(true));
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
-        self.add_consumer(&name, Consumer { at, tag, no_ack, exclusive, prefetch, unacked: 0 });
+        let consumer = Consumer { at, tag, no_ack, exclusive, prefetch, unacked: 0, stays_cancelled };
+        self.add_consumer(&name, consumer);
         Ok(())
     }
 
@@ -316,7 +332,7 @@ impl Broker {
         if !no_ack {
             channel.unacked.insert(channel.last_tag, unacked);
         }
-        self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::Deliver(deliver)), &message);
+        channel.late.push_back(Late::Deliver { method: deliver, message });
     }
 
     fn nack(&mut self, at: ChannelId, delivery_tag: u64, multiple: bool, requeue: bool) -> Result<(), Refusal> {
@@ -393,8 +409,18 @@ impl Broker {
     /// Says something that a channel says in its own time.
     pub(super) fn say_late(&mut self, at: ChannelId) {
         let Some(channel) = self.connections.get_mut(&at.0).and_then(|it| it.channels.get_mut(&at.1)) else { return };
-        if let Some(method) = channel.late.pop_front() {
-            return self.say(at.0, at.1, method);
+        if let Some(late) = channel.late.pop_front() {
+            return match late {
+                Late::ConsumeOk { tag } => {
+                    let consume_ok = basic::ConsumeOk { consumer_tag: tag.into() };
+                    self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok)));
+                }
+                Late::Deliver { method, message } => {
+                    self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::Deliver(method)), &message);
+                }
+                Late::CommitOk => self.say(at.0, at.1, AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}))),
+                Late::Cancel(lost) => self.cancel(lost),
+            };
         }
         if channel.is_leaving {
             self.connection(at.0).channels.remove(&at.1);
@@ -411,6 +437,29 @@ impl Broker {
             confirms.due.remove(&number);
         }
         self.say(at.0, at.1, say::ack(number, multiple));
+    }
+
+    /// A consumer has lost its queue. RabbitMQ before 4.0 gives it the next one of that name, if there is one by now, unless the
+    /// consumer wants to be told.
+    pub(super) fn lost_queue(&mut self, lost: Lost) {
+        if let Some(channel) = self.channel(lost.consumer.at) {
+            channel.late.push_back(Late::Cancel(lost));
+        }
+    }
+
+    fn cancel(&mut self, Lost { queue, consumer }: Lost) {
+        let at = consumer.at;
+        if !self.open_channel(at).consumers.contains_key(&consumer.tag) {
+            return;
+        }
+        if !consumer.stays_cancelled && self.admit_consumer(at.0, &queue, consumer.exclusive).is_ok() {
+            return self.add_consumer(&queue, Consumer { unacked: 0, ..consumer });
+        }
+        self.open_channel(at).consumers.remove(&consumer.tag);
+        if self.connection(at.0).wants_cancel_notify {
+            let cancel = basic::Cancel { consumer_tag: consumer.tag.into(), nowait: true };
+            self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
+        }
     }
 
     /// A channel goes, and what it held goes back.

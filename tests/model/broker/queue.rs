@@ -1,9 +1,9 @@
 //! Queues: what they hold, who consumes, and where messages go that they do not keep.
 
 use super::{Broker, ChannelId, ConnectionId, Message};
-use crate::broker::channel::Unacked;
+use crate::broker::channel::{Lost, Unacked};
 use amq_protocol::{
-    protocol::{AMQPClass, basic, queue},
+    protocol::queue,
     types::{AMQPValue, FieldTable},
 };
 use std::{
@@ -45,6 +45,8 @@ pub(super) struct Consumer {
     /// 0 is no limit.
     pub(super) prefetch: usize,
     pub(super) unacked: usize,
+    /// `x-cancel-on-ha-failover`.
+    pub(super) stays_cancelled: bool,
 }
 
 /// Why a request on a queue is refused: the reply code and text.
@@ -192,14 +194,8 @@ impl Broker {
     pub(super) fn delete_queue(&mut self, name: &str) {
         let Some(queue) = self.queues.remove(name) else { return };
         self.exchanges.forget_queue(name);
-        for Consumer { at, tag, .. } in queue.consumers {
-            let wants_cancel_notify = self.connection(at.0).wants_cancel_notify;
-            let Some(channel) = self.channel(at) else { continue };
-            channel.consumers.remove(&tag);
-            if wants_cancel_notify {
-                let cancel = basic::Cancel { consumer_tag: tag.as_str().into(), nowait: true };
-                channel.late.push_back(AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
-            }
+        for consumer in queue.consumers {
+            self.lost_queue(Lost { queue: name.to_owned(), consumer });
         }
     }
 

@@ -113,7 +113,7 @@ fn one_consumer_alone() {
 fn a_newcomer_takes_the_lock() {
     both("lock", |b| {
         let (old, new) = (b.connect(), b.connect());
-        let lock = || [delete("truth-lock"), declare("truth-lock", AUTO, &[]), consume("truth-lock", "lock", true, true)];
+        let lock = || [delete("truth-lock"), declare("truth-lock", AUTO, &[]), consume_for_good("truth-lock", "lock")];
         b.says(old, 1, lock());
         b.says(new, 1, lock());
         b.says(old, 1, [passive("truth-lock")]);
@@ -455,6 +455,18 @@ fn consume(queue: &str, tag: &str, no_ack: bool, exclusive: bool) -> AMQPClass {
         consumer_tag: tag.into(),
         no_ack,
         exclusive,
+        ..basic::Consume::default()
+    }))
+}
+
+/// Once its queue is gone, it does not want another one of the same name.
+fn consume_for_good(queue: &str, tag: &str) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+        queue: queue.into(),
+        consumer_tag: tag.into(),
+        no_ack: true,
+        exclusive: true,
+        arguments: say::table([("x-cancel-on-ha-failover", AMQPValue::Boolean(true))]),
         ..basic::Consume::default()
     }))
 }

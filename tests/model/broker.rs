@@ -28,6 +28,8 @@ pub(crate) struct Broker {
     now: u64,
     exchanges: Exchanges,
     queues: BTreeMap<String, Queue>,
+    /// Names of auto-delete queues that are gone, whose records are to be deleted once more.
+    late_deletes: Vec<String>,
     /// How many queues there have been: a queue that is declared again is another one.
     declared: u64,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -90,6 +92,7 @@ impl Broker {
             now: 0,
             exchanges: Exchanges::default(),
             queues: BTreeMap::new(),
+            late_deletes: Vec::new(),
             declared: 0,
             connections: BTreeMap::new(),
             opened: 0,
@@ -150,6 +153,11 @@ impl Broker {
             && let Some(&late) = work.iter().find(|at| self.connections[&at.0].channels.get(&at.1).is_some_and(Channel::has_late))
         {
             work = vec![late];
+        }
+        if !self.late_deletes.is_empty() && (work.is_empty() || self.random.u8(..8) == 0) {
+            let name = self.late_deletes.swap_remove(0);
+            self.forget_queue(&name);
+            return true;
         }
         let Some(&at) = self.random.choice(&work) else { return self.finish_closing() };
         let has_late = self.connection(at.0).channels.get(&at.1).is_some_and(Channel::has_late);

@@ -19,7 +19,16 @@ pub(crate) struct Reference {
     clients: Vec<Client>,
     messages: Vec<Message>,
     /// Published in this batch.
-    fresh: Vec<usize>,
+    fresh: Vec<Fresh>,
+    /// Links that were cut in this batch: what was sent on them last may be lost.
+    cut: Vec<LinkId>,
+}
+
+struct Fresh {
+    message: usize,
+    /// By whom it was sent, with what packet id; nobody where it is known to be there.
+    sent: Option<(LinkId, u16)>,
+    is_certain: bool,
 }
 
 /// What is configured.
@@ -46,6 +55,8 @@ pub(crate) struct Message {
     pub(crate) payload: Vec<u8>,
     pub(crate) publisher: Id,
     pub(crate) is_will: bool,
+    /// The connection it is sent on; none for a will.
+    pub(crate) way: Option<LinkId>,
 }
 
 #[derive(Default)]
@@ -54,8 +65,15 @@ struct Client {
     connection: Option<Connection>,
     /// Earlier connections whose host is gone, which nobody has noticed.
     ghosts: Vec<Ghost>,
-    /// Links whose end is expected in this batch.
-    ended: Vec<LinkId>,
+    /// Connections that end in this batch.
+    ended: Vec<Ended>,
+    /// Connections that are opened at once in this batch: one of them is to stay.
+    racing: Vec<(LinkId, Connect)>,
+}
+
+struct Ended {
+    link: LinkId,
+    holds_acks: bool,
 }
 
 struct Connection {
@@ -80,6 +98,8 @@ struct Session {
     subscriptions: Subscriptions,
     /// Subscriptions as they were in this batch, before each change.
     earlier: Vec<Subscriptions>,
+    /// Its client came or went in this batch: nobody can tell to which connection a message went.
+    is_unsettled: bool,
     /// Since when its client is away.
     away: Option<u64>,
     /// Until when it may be an earlier connection, whose host is gone, that is sent the messages.
@@ -100,6 +120,8 @@ struct Copy {
     dup: Option<bool>,
     /// Its packet id, once it is sent at QoS 1.
     sent: Option<u16>,
+    /// It comes at both levels, at QoS 0, and nobody can tell one copy from the other.
+    is_twin: bool,
 }
 
 impl Reference {
@@ -111,6 +133,7 @@ impl Reference {
             clients: (0..clients).map(|_| Client::default()).collect(),
             messages: Vec::new(),
             fresh: Vec::new(),
+            cut: Vec::new(),
         }
     }
 
@@ -121,11 +144,17 @@ impl Reference {
         self.clients[client].connection.as_ref().filter(|it| !it.unplugged).map(|it| it.link)
     }
 
+    /// Whether it has a session that ends with its connection.
+    pub(crate) fn has_clean_session(&self, client: Id) -> bool {
+        self.clients[client].session.as_ref().is_some_and(|session| !session.is_kept)
+    }
+
     /// CONNECT, which is granted.
     pub(crate) fn connect(&mut self, client: Id, link: LinkId, connect: Connect) {
         if let Some(old) = self.clients[client].connection.take() {
             // Taken over. [MQTT-3.1.4-2]
-            self.clients[client].ended.push(old.link);
+            self.cut.push(old.link);
+            self.clients[client].ended.push(old.ended());
             self.ends(client, old.will, self.now);
         }
         let it = &mut self.clients[client];
@@ -135,6 +164,7 @@ impl Reference {
         }
         let session = it.session.get_or_insert_default();
         session.away = None;
+        session.is_unsettled = true;
         let connack = Heard::Connack { session_present: resumes, code: 0 };
         it.connection = Some(Connection {
             link,
@@ -144,6 +174,11 @@ impl Reference {
             unplugged: false,
             due: vec![connack],
         });
+    }
+
+    /// Several CONNECTs at once, all alike in what session they ask for.
+    pub(crate) fn race(&mut self, client: Id, newcomers: Vec<(LinkId, Connect)>) {
+        self.clients[client].racing = newcomers;
     }
 
     /// SUBSCRIBE with these filters and QoS.
@@ -176,14 +211,19 @@ impl Reference {
 
     /// PUBLISH; at QoS 1 and 2 with this packet id.
     pub(crate) fn publish(&mut self, packet: u16, message: Message) {
-        if let Some((connection, _)) = self.clients[message.publisher].online() {
-            match message.qos {
-                0 => {}
-                1 => connection.due.push(Heard::Puback(packet)),
-                _ => connection.due.extend([Heard::Pubrec(packet), Heard::Pubcomp(packet)]),
-            }
+        let Some((connection, _)) = self.clients[message.publisher].online() else { return };
+        match message.qos {
+            0 => {}
+            1 => connection.due.push(Heard::Puback(packet)),
+            _ => connection.due.extend([Heard::Pubrec(packet), Heard::Pubcomp(packet)]),
         }
-        self.publishes(message);
+        let sent = Some((connection.link, packet));
+        self.publishes(message, sent, true);
+    }
+
+    /// A message of a client of another protocol.
+    pub(crate) fn publish_from_elsewhere(&mut self, message: Message) {
+        self.publishes(message, None, true);
     }
 
     /// PUBACK of a delivery.
@@ -203,13 +243,23 @@ impl Reference {
         }
     }
 
-    /// DISCONNECT. Its will is forgotten. [MQTT-3.14.4-3]
-    pub(crate) fn disconnect(&mut self, client: Id) {
-        self.goes(client, false, self.now);
+    /// DISCONNECT. Its will is forgotten [MQTT-3.14.4-3], unless the client `returns` at the same time, and is quicker.
+    pub(crate) fn disconnect(&mut self, client: Id, returns: bool) {
+        if let Some((connection, _)) = self.clients[client].online() {
+            let (link, will) = (connection.link, connection.will.take());
+            self.goes(client, false, self.now);
+            if returns {
+                self.cut.push(link);
+                will.into_iter().for_each(|will| self.publishes(will, None, false));
+            }
+        }
     }
 
-    /// The connection ends without DISCONNECT, which is seen at once.
-    pub(crate) fn breaks(&mut self, client: Id) {
+    /// The connection ends without DISCONNECT, which is seen at once; whether what it sent last may be lost.
+    pub(crate) fn breaks(&mut self, client: Id, is_cut: bool) {
+        if is_cut {
+            self.cut.extend(self.clients[client].connection.as_ref().map(|it| it.link));
+        }
         self.goes(client, true, self.now);
     }
 
@@ -225,6 +275,7 @@ impl Reference {
         let noticed = self.now + self.limits.host_timeout;
         let it = &mut self.clients[client];
         let Some(connection) = it.connection.take() else { return };
+        self.cut.push(connection.link);
         it.ghosts.push(Ghost { noticed, will: connection.will });
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
@@ -251,7 +302,7 @@ impl Reference {
                 session.come_back();
             }
             for will in wills {
-                self.publishes(will);
+                self.publishes(will, None, true);
             }
             let expiry = self.limits.session_expiry;
             let it = &mut self.clients[client];
@@ -263,7 +314,7 @@ impl Reference {
     /// The end of a connection that is noticed.
     fn goes(&mut self, client: Id, with_will: bool, at: u64) {
         let Some(connection) = self.clients[client].connection.take() else { return };
-        self.clients[client].ended.push(connection.link);
+        self.clients[client].ended.push(connection.ended());
         self.ends(client, connection.will.filter(|_| with_will), at);
     }
 
@@ -272,15 +323,16 @@ impl Reference {
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
             session.away = session.haunted.max(Some(at));
+            session.is_unsettled = true;
             session.come_back();
         }
         if let Some(will) = will {
-            self.publishes(will);
+            self.publishes(will, None, true);
         }
     }
 
-    fn publishes(&mut self, message: Message) {
-        self.fresh.push(self.messages.len());
+    fn publishes(&mut self, message: Message, sent: Option<(LinkId, u16)>, is_certain: bool) {
+        self.fresh.push(Fresh { message: self.messages.len(), sent, is_certain });
         self.messages.push(message);
     }
 
@@ -288,33 +340,78 @@ impl Reference {
 
     /// The batch is over and all is quiet: every client has heard this, on each of its connections.
     pub(crate) fn judge(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
-        self.hand_out();
+        for client in 0..self.clients.len() {
+            self.judge_race(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
+        }
+        self.hand_out(heard);
         for client in 0..self.clients.len() {
             self.judge_client(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
         }
         self.batch += 1;
+        self.cut.clear();
+        Ok(())
+    }
+
+    /// Of several connections that were opened at once one stays, and the others end as if it had been the last.
+    fn judge_race(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+        let (mut open, ended): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.clients[id].racing).into_iter().partition(|(link, _)| !closed.contains(link));
+        let Some((link, winner)) = open.pop() else {
+            return if ended.is_empty() { Ok(()) } else { Err("nobody is left of those that came at once".to_owned()) };
+        };
+        if !open.is_empty() {
+            return Err(format!("{link:?} and {} more came at once, and stay", open.len()));
+        }
+        let connack = |link: LinkId| heard.get(&link).and_then(|heard| heard.first()).cloned();
+        let is_kept = winner.is_kept;
+        self.connect(id, link, winner);
+        // The first of them made the session, and nobody knows which that was.
+        let present = Heard::Connack { session_present: true, code: 0 };
+        if let Some(connection) = self.clients[id].connection.as_mut().filter(|_| is_kept)
+            && connack(link) == Some(present.clone())
+        {
+            connection.due = vec![present];
+        }
+        if let Some(session) = self.clients[id].session.as_mut().filter(|_| !ended.is_empty()) {
+            session.lose_track(&self.messages);
+        }
+        for (link, loser) in ended {
+            let was_accepted = matches!(connack(link), Some(Heard::Connack { code: 0, .. }));
+            self.clients[id].ended.push(Ended { link, holds_acks: loser.holds_acks });
+            if let Some(will) = loser.will {
+                self.publishes(will, None, was_accepted);
+            }
+        }
         Ok(())
     }
 
     /// Each session that is subscribed gets its copies of what was published in this batch.
-    fn hand_out(&mut self) {
-        for message in std::mem::take(&mut self.fresh) {
+    fn hand_out(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>) {
+        for Fresh { message, sent, is_certain } in std::mem::take(&mut self.fresh) {
+            let is_cut = sent.is_some_and(|(link, _)| self.cut.contains(&link));
+            let is_received = sent.is_some_and(|(link, packet)| {
+                let receipts = [Heard::Puback(packet), Heard::Pubrec(packet)];
+                heard.get(&link).is_some_and(|heard| heard.iter().any(|it| receipts.contains(it)))
+            });
+            let is_published = is_certain && (!is_cut || is_received);
             let &Message { ref topic, qos: published_qos, publisher, is_will, .. } = &self.messages[message];
             let topic = Topic::new(topic);
             for (id, client) in self.clients.iter_mut().enumerate() {
                 let Some(session) = &mut client.session else { continue };
                 let is_unplugged = client.connection.as_ref().is_some_and(|it| it.unplugged);
                 // Its own will may be sent to the connection that ends.
-                let is_lost = session.haunted.is_some() || is_unplugged || is_will && publisher == id;
-                for qos in 0..2_u8 {
-                    let (possible, certain) = session.is_subscribed(&topic, qos);
+                let is_own_will = is_will && publisher == id;
+                let is_lost = session.haunted.is_some() || session.is_unsettled || is_unplugged || is_own_will;
+                let subscribed = [0, 1].map(|qos| session.is_subscribed(&topic, qos));
+                let is_twin = published_qos == 0 && subscribed.iter().all(|&(possible, _)| possible);
+                for (qos, (possible, certain)) in (0_u8..).zip(subscribed) {
                     if !possible {
                         continue;
                     }
                     // Until somebody notices that the client is not there, its messages are sent to nowhere.
-                    let is_possible = !certain || is_lost && qos.min(published_qos) == 0;
+                    let is_possible = !is_published || !certain || is_lost && qos.min(published_qos) == 0;
                     let dup = if is_lost { None } else { Some(false) };
-                    let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None };
+                    let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None, is_twin };
                     session.queues[usize::from(qos)].push(copy);
                 }
                 let kept = &mut session.queues[0];
@@ -325,13 +422,18 @@ impl Reference {
         }
         for session in self.clients.iter_mut().filter_map(|client| client.session.as_mut()) {
             session.earlier.clear();
+            session.is_unsettled = false;
         }
     }
 
     fn judge_client(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
-        for link in std::mem::take(&mut self.clients[id].ended) {
-            if !closed.contains(&link) {
-                return Err(format!("{link:?} is open"));
+        for ended in std::mem::take(&mut self.clients[id].ended) {
+            if !closed.contains(&ended.link) {
+                return Err(format!("{:?} is open", ended.link));
+            }
+            if let Some(session) = &mut self.clients[id].session {
+                let deliveries = heard.get(&ended.link).into_iter().flatten();
+                deliveries.for_each(|it| session.heard_before_the_end(it, ended.holds_acks, &self.messages));
             }
         }
         let (messages, prefetch) = (&self.messages, self.limits.prefetch);
@@ -385,6 +487,12 @@ fn judge_replies(due: &mut Vec<Heard>, heard: &[Heard]) -> Result<(), String> {
     if parts(&due) == parts(heard) { Ok(()) } else { Err(format!("due: {due:?}, heard: {heard:?}")) }
 }
 
+impl Connection {
+    const fn ended(&self) -> Ended {
+        Ended { link: self.link, holds_acks: self.holds_acks }
+    }
+}
+
 impl Client {
     fn online(&mut self) -> Option<(&mut Connection, &mut Session)> {
         Some((self.connection.as_mut()?, self.session.as_mut()?))
@@ -415,6 +523,23 @@ impl Session {
         }
     }
 
+    /// What waits may be sent on a connection that does not last.
+    fn lose_track(&mut self, messages: &[Message]) {
+        for (qos, copy) in (0..).zip(&mut self.queues).flat_map(|(qos, queue)| queue.iter_mut().map(move |it| (qos, it))) {
+            copy.is_possible |= messages[copy.message].qos.min(qos) == 0;
+            copy.dup = copy.dup.filter(|&dup| dup);
+        }
+    }
+
+    /// What came on a connection that has ended need not come again, if it was acknowledged.
+    fn heard_before_the_end(&mut self, it: &Heard, holds_acks: bool, messages: &[Message]) {
+        let Heard::Publish(it) = it else { return };
+        for copy in self.queues.iter_mut().flatten().filter(|copy| messages[copy.message].payload == it.payload) {
+            copy.is_possible |= !holds_acks || it.qos == 0;
+            copy.dup = None;
+        }
+    }
+
     fn judge_delivery(&mut self, it: &Delivery, holds_acks: bool, messages: &[Message]) -> Result<(), String> {
         let in_queue = |queue: usize| {
             let at = self.queues[queue].iter().position(|copy| {
@@ -427,32 +552,28 @@ impl Session {
             })?;
             Some((queue, at))
         };
-        // Two copies may look the same; the one that is certain is it.
-        let found = [in_queue(0), in_queue(1)].into_iter().flatten();
-        let found = found.min_by_key(|&(queue, at)| self.queues[queue][at].is_possible);
-        let Some((queue, at)) = found.filter(|_| !it.retain) else {
+        let found = [in_queue(0), in_queue(1)];
+        let Some((queue, at)) = found[0].or(found[1]).filter(|_| !it.retain) else {
             return Err(format!("hears what it is not to hear: {}", told(it)));
         };
-        let copy = self.queues[queue].remove(at);
-        if !self.is_twice(&copy, messages)
-            && let Some(first) = self.queues[queue]
-                .iter()
-                .find(|other| other.sent.is_none() && precedes(other, &copy, messages) && !self.is_twice(other, messages))
-            && !first.is_possible
+        if let [Some((_, zero)), Some((_, one))] = found
+            && self.queues[0][zero].is_possible
         {
+            // They look the same: if there is but one, it may be this.
+            self.queues[1][one].is_possible = true;
+        }
+        let copy = self.queues[queue].remove(at);
+        let is_overtaken =
+            |other: &Copy| !copy.is_twin && !other.is_twin && other.sent.is_none() && precedes(other, &copy, messages);
+        if let Some(first) = self.queues[queue].iter().find(|other| !other.is_possible && is_overtaken(other)) {
             return Err(format!("hears out of order: {}, before {:?}", told(it), messages[first.message]));
         }
-        self.queues[queue].retain(|other| other.sent.is_some() || !other.is_possible || !precedes(other, &copy, messages));
+        self.queues[queue].retain(|other| !is_overtaken(other));
         if it.qos == 1 && holds_acks {
             self.queues[queue].push(Copy { sent: Some(it.id), ..copy });
             self.queues[queue].sort_by_key(|copy| copy.message);
         }
         Ok(())
-    }
-
-    /// A message published at QoS 0 that comes in at both levels: nobody can tell the copies apart.
-    fn is_twice(&self, copy: &Copy, messages: &[Message]) -> bool {
-        messages[copy.message].qos == 0
     }
 
     fn judge_rest(&mut self, prefetch: usize, messages: &[Message]) -> Result<(), String> {
@@ -474,11 +595,11 @@ impl Session {
     }
 }
 
-/// Whether one copy is to be delivered before the other: it was published earlier, or by the same client on the same way.
+/// Whether one copy is to be delivered before the other: it was published earlier, or on the same way.
 /// [MQTT-4.6.0-5] [MQTT-4.6.0-6]
 fn precedes(first: &Copy, second: &Copy, messages: &[Message]) -> bool {
     let (a, b) = (&messages[first.message], &messages[second.message]);
-    let is_same_way = a.publisher == b.publisher && a.topic == b.topic && a.qos.min(1) == b.qos.min(1);
+    let is_same_way = a.way.is_some() && a.way == b.way && a.topic == b.topic && a.qos.min(1) == b.qos.min(1);
     first.batch < second.batch || first.batch == second.batch && is_same_way && first.message < second.message
 }
 

@@ -2,7 +2,7 @@
 
 use crate::reference::{Connect, Id, Limits, Message, Reference};
 use crate::world::{End, Heard, LinkId, World};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
 use support::packets;
 
@@ -27,6 +27,8 @@ pub(crate) enum Act {
     Disconnect { client: Id },
     End { client: Id, end: End },
     Elapse { millis: u64 },
+    /// A publisher of another protocol.
+    FromElsewhere { topic: &'static str, qos: u8 },
 }
 
 /// A run: the bridges' world, and the reference's.
@@ -62,8 +64,8 @@ impl Run {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         self.world.trace.push(format!("    {step:?}"));
         match step {
-            Step::Alone(act) => self.act(act),
-            Step::Together(acts) => acts.iter().for_each(|act| self.act(act)),
+            Step::Alone(act) => self.act(act, &[]),
+            Step::Together(acts) => self.act_together(acts),
         }
         self.world.settle();
         let heard: BTreeMap<LinkId, Vec<Heard>> =
@@ -75,16 +77,61 @@ impl Run {
         self.reference.judge(&heard, &closed)
     }
 
-    fn act(&mut self, act: &Act) {
+    /// Acts whose outcome nobody could tell are passed over.
+    fn act_together(&mut self, acts: &[Act]) {
+        let mut racing: BTreeMap<Id, Vec<(LinkId, Connect)>> = BTreeMap::new();
+        let mut came = BTreeSet::new();
+        for (i, act) in acts.iter().enumerate() {
+            let later = &acts[i + 1..];
+            let Some(client) = act.client() else {
+                self.act(act, later);
+                continue;
+            };
+            let is_last = !later.iter().any(|act| act.client() == Some(client) && act.is_coming_or_going());
+            let comes = |act: &&Act| act.client() == Some(client) && matches!(act, Act::Connect { .. });
+            match act {
+                Act::Connect { .. } if acts.iter().filter(comes).count() > 1 => {
+                    let is_kept = acts.iter().find(comes).is_some_and(Act::keeps_session)
+                        && !self.reference.has_clean_session(client);
+                    let newcomer = self.connects(client, act, is_kept);
+                    racing.entry(client).or_default().push(newcomer);
+                }
+                Act::Connect { .. } => {
+                    came.insert(client);
+                    self.act(act, later);
+                }
+                _ if racing.contains_key(&client) => {}
+                Act::Disconnect { .. } | Act::End { .. } if came.contains(&client) => {}
+                Act::Subscribe { .. } | Act::Unsubscribe { .. } | Act::Acknowledge { .. } if !is_last => {}
+                _ => self.act(act, later),
+            }
+        }
+        for (client, newcomers) in racing {
+            self.reference.race(client, newcomers);
+        }
+    }
+
+    fn connects(&mut self, client: Id, act: &Act, is_kept: bool) -> (LinkId, Connect) {
+        let &Act::Connect { will, holds_acks, keep_alive, .. } = act else { unreachable!("a CONNECT") };
+        let will = will.map(|(topic, qos)| Message { is_will: true, ..self.message(client, topic, qos, 0) });
+        let keep_alive = if keep_alive { KEEP_ALIVE } else { 0 };
+        let bytes = connect_packet(client, is_kept, will.as_ref(), keep_alive);
+        let link = self.world.connect(bytes, keep_alive.into(), holds_acks);
+        self.links.push(link);
+        (link, Connect { is_kept, will, holds_acks, keep_alive: keep_alive.into() })
+    }
+
+    /// Does one thing; `later` comes at the same time.
+    fn act(&mut self, act: &Act, later: &[Act]) {
         match act {
-            &Act::Connect { client, is_kept, will, holds_acks, keep_alive } => {
-                let will = will.map(|(topic, qos)| Message { is_will: true, ..self.message(client, topic, qos, 0) });
-                let keep_alive = if keep_alive { KEEP_ALIVE } else { 0 };
-                let bytes = connect_packet(client, is_kept, will.as_ref(), keep_alive);
-                let link = self.world.connect(bytes, keep_alive.into(), holds_acks);
-                self.links.push(link);
-                let connect = Connect { is_kept, will, holds_acks, keep_alive: keep_alive.into() };
+            &Act::Connect { client, is_kept, .. } => {
+                let (link, connect) = self.connects(client, act, is_kept);
                 self.reference.connect(client, link, connect);
+            }
+            &Act::FromElsewhere { topic, qos } => {
+                let message = self.message(CLIENTS, topic, qos, 0);
+                self.world.broker.publish_directly("amq.topic", &topic.replace('/', "."), qos + 1, &message.payload);
+                self.reference.publish_from_elsewhere(message);
             }
             &Act::Elapse { millis } => {
                 self.reference.elapse(millis);
@@ -98,13 +145,14 @@ impl Run {
             | Act::Disconnect { client }
             | Act::End { client, .. } => {
                 if let Some(link) = self.reference.link(*client) {
-                    self.act_online(*client, link, act);
+                    self.act_online(*client, link, act, later);
                 }
             }
         }
     }
 
-    fn act_online(&mut self, client: Id, link: LinkId, act: &Act) {
+    fn act_online(&mut self, client: Id, link: LinkId, act: &Act, later: &[Act]) {
+        let returns = later.iter().any(|act| act.client() == Some(client) && matches!(act, Act::Connect { .. }));
         match act {
             Act::Subscribe { filters, .. } => {
                 let packet = self.next_packet();
@@ -120,7 +168,7 @@ impl Run {
             }
             &Act::Publish { topic, qos, size, twice, .. } => {
                 let packet = self.next_packet();
-                let message = self.message(client, topic, qos, size);
+                let message = Message { way: Some(link), ..self.message(client, topic, qos, size) };
                 self.world.send(link, packets::publish(qos, packet, topic, &message.payload));
                 if twice && qos == 2 {
                     self.world.send(link, packets::publish_flags(0x0c, packet, topic, &message.payload));
@@ -138,17 +186,19 @@ impl Run {
             }
             Act::Disconnect { .. } => {
                 self.world.send(link, packets::DISCONNECT);
-                self.reference.disconnect(client);
+                self.reference.disconnect(client, returns);
             }
             &Act::End { end, .. } => {
                 self.world.end(link, end);
                 match end {
-                    End::Fin | End::Reset | End::Malformed => self.reference.breaks(client),
+                    // What was sent before is done, if nobody cuts in.
+                    End::Fin | End::Malformed => self.reference.breaks(client, returns),
+                    End::Reset => self.reference.breaks(client, true),
                     End::Unplugged => self.reference.is_unplugged(client),
                     End::HostGone => self.reference.loses_host(client),
                 }
             }
-            Act::Connect { .. } | Act::Elapse { .. } => {}
+            Act::Connect { .. } | Act::Elapse { .. } | Act::FromElsewhere { .. } => {}
         }
     }
 
@@ -156,12 +206,37 @@ impl Run {
         self.published += 1;
         let mut payload = format!("{}:", self.published).into_bytes();
         payload.resize(payload.len() + size, b'x');
-        Message { topic: topic.to_owned(), qos, payload, publisher, is_will: false }
+        Message { topic: topic.to_owned(), qos, payload, publisher, is_will: false, way: None }
     }
 
     const fn next_packet(&mut self) -> u16 {
         self.packet += 1;
         self.packet
+    }
+}
+
+impl Act {
+    /// Whose act it is.
+    const fn client(&self) -> Option<Id> {
+        match self {
+            Self::Connect { client, .. }
+            | Self::Subscribe { client, .. }
+            | Self::Unsubscribe { client, .. }
+            | Self::Publish { client, .. }
+            | Self::Acknowledge { client, .. }
+            | Self::HoldAcks { client, .. }
+            | Self::Disconnect { client }
+            | Self::End { client, .. } => Some(*client),
+            Self::Elapse { .. } | Self::FromElsewhere { .. } => None,
+        }
+    }
+
+    const fn is_coming_or_going(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Disconnect { .. } | Self::End { .. })
+    }
+
+    const fn keeps_session(&self) -> bool {
+        matches!(self, Self::Connect { is_kept: true, .. })
     }
 }
 

@@ -25,6 +25,23 @@ fn at_the_same_time() {
     try_all(vec(step, 1..20));
 }
 
+/// Clients come, go and take over while others publish to them, and while they publish themselves.
+#[test]
+fn coming_and_going_at_the_same_time() {
+    let act = prop_oneof![
+        4 => packet(),
+        2 => connect(),
+        1 => client().prop_map(|client| Act::Disconnect { client }),
+        2 => (client(), select(&[End::Fin, End::Reset, End::HostGone, End::Malformed][..]))
+            .prop_map(|(client, end)| Act::End { client, end }),
+    ];
+    let step = prop_oneof![
+        3 => self::act().prop_map(Step::Alone),
+        2 => vec(act, 2..8).prop_map(Step::Together),
+    ];
+    try_all(vec(step, 1..20));
+}
+
 fn try_all(steps: impl Strategy<Value = Vec<Step>>) {
     let cases = std::env::var("LEVERET_MODEL_CASES").map_or(CASES, |cases| cases.parse().expect("a number"));
     let config = Config { cases, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
@@ -70,6 +87,7 @@ fn packet() -> impl Strategy<Value = Act> {
         8 => (client(), topic(), 0..3_u8, size, any::<bool>())
             .prop_map(|(client, topic, qos, size, twice)| Act::Publish { client, topic, qos, size, twice }),
         3 => (client(), 0..4_usize).prop_map(|(client, which)| Act::Acknowledge { client, which }),
+        1 => (topic(), 0..2_u8).prop_map(|(topic, qos)| Act::FromElsewhere { topic, qos }),
     ]
 }
 

@@ -226,7 +226,8 @@ impl Broker {
     pub(super) fn remove_consumer(&mut self, name: &str, at: ChannelId, tag: &str) {
         let now = self.now;
         let Some(queue) = self.queues.get_mut(name) else { return };
-        queue.consumers.retain(|it| it.at != at || it.tag != tag);
+        let Some(index) = queue.consumers.iter().position(|it| it.at == at && it.tag == tag) else { return };
+        queue.consumers.remove(index);
         queue.used = now;
         queue.is_left = queue.consumers.is_empty();
     }
@@ -235,8 +236,18 @@ impl Broker {
     pub(super) fn serve_others(&mut self, name: &str) {
         if self.queues.get(name).is_some_and(|queue| queue.auto_delete && queue.is_left) {
             self.delete_queue(name);
+            if std::env::var_os("LATE").is_some() {
+                self.late_deletes.push(name.to_owned());
+            }
         }
         self.run(name);
+    }
+
+    /// RabbitMQ's queue process, when it ends by itself, deletes its record by name, and that can be a moment after somebody has
+    /// deleted it and declared another: the new queue lives on, consumers and all, and nobody finds it any more.
+    pub(super) fn forget_queue(&mut self, name: &str) {
+        self.exchanges.forget_queue(name);
+        self.queues.remove(name);
     }
 
     /// A message goes where its exchange sends it; whether that is anywhere.

@@ -144,11 +144,6 @@ impl Reference {
         self.clients[client].connection.as_ref().filter(|it| !it.unplugged).map(|it| it.link)
     }
 
-    /// Whether it has a session that ends with its connection.
-    pub(crate) fn has_clean_session(&self, client: Id) -> bool {
-        self.clients[client].session.as_ref().is_some_and(|session| !session.is_kept)
-    }
-
     /// CONNECT, which is granted.
     pub(crate) fn connect(&mut self, client: Id, link: LinkId, connect: Connect) {
         if let Some(old) = self.clients[client].connection.take() {
@@ -511,8 +506,7 @@ impl Session {
                 granted == qos && filter.matches(topic) && !is_kept_from
             })
         };
-        let f1 = topic.is_special();
-        (states().any(|it| matches(it, self.is_kept || f1)), states().all(|it| matches(it, false)))
+        (states().any(|it| matches(it, self.is_kept)), states().all(|it| matches(it, false)))
     }
 
     /// What was sent and not acknowledged is to be sent again.

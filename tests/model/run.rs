@@ -91,8 +91,7 @@ impl Run {
             let comes = |act: &&Act| act.client() == Some(client) && matches!(act, Act::Connect { .. });
             match act {
                 Act::Connect { .. } if acts.iter().filter(comes).count() > 1 => {
-                    let is_kept = acts.iter().find(comes).is_some_and(Act::keeps_session)
-                        && !self.reference.has_clean_session(client);
+                    let is_kept = acts.iter().find(comes).is_some_and(Act::keeps_session);
                     let newcomer = self.connects(client, act, is_kept);
                     racing.entry(client).or_default().push(newcomer);
                 }
@@ -278,7 +277,7 @@ pub(crate) const CLIENTS: usize = 3;
 
 /// Small, so that limits are met.
 const CONFIG: &str =
-    r#"{"prefetch": 3, "qos0_max_length": 4, "subscription_ttl": 5000000, "heartbeat": 30, "will_refresh": 600000}"#;
+    r#"{"prefetch": 3, "qos0_max_length": 4, "subscription_ttl": 5000000, "heartbeat": 30, "will_refresh": 600000, "retained": false}"#;
 
 /// The same as the reference sees it. A broker takes between two and three heartbeats to notice.
 const LIMITS: Limits =

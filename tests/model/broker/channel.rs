@@ -74,7 +74,7 @@ struct Confirms {
 #[derive(Default)]
 struct Transaction {
     publishes: Vec<(bool, Rc<Message>)>,
-    acknowledged: Vec<Unacked>,
+    acknowledged: Vec<(u64, Unacked)>,
 }
 
 impl Channel {
@@ -214,18 +214,26 @@ impl Broker {
                 Ok(Some(tx::AMQPMethod::SelectOk(tx::SelectOk {})))
             }
             tx::AMQPMethod::Commit(_) => {
-                let not_selected = (406, "PRECONDITION_FAILED - channel is not transactional".to_owned());
-                let transaction = self.open_channel(at).transaction.as_mut().ok_or(not_selected)?;
+                let transaction = self.open_channel(at).transaction.as_mut().ok_or_else(not_transactional)?;
                 let Transaction { publishes, acknowledged } = std::mem::take(transaction);
                 for (mandatory, message) in publishes {
                     self.publish_now(at, mandatory, &message);
                 }
-                for unacked in acknowledged {
+                for (_, unacked) in acknowledged {
                     self.settle(at, &unacked);
                     self.run(&unacked.queue);
                 }
                 self.open_channel(at).late.push_back(Late::CommitOk);
                 Ok(None)
+            }
+            tx::AMQPMethod::Rollback(_) => {
+                let channel = self.open_channel(at);
+                let transaction = channel.transaction.as_mut().ok_or_else(not_transactional)?;
+                // What was acknowledged in it is not.
+                for (tag, unacked) in std::mem::take(transaction).acknowledged {
+                    channel.unacked.insert(tag, unacked);
+                }
+                Ok(Some(tx::AMQPMethod::RollbackOk(tx::RollbackOk {})))
             }
             other => panic!("not in this broker: {other:?}"),
         }
@@ -256,9 +264,9 @@ impl Broker {
             }
             M::Get(get) => self.get(at, &get).map(|()| None),
             M::Ack(ack) => {
-                for unacked in self.acknowledged(at, ack.delivery_tag, ack.multiple)? {
+                for (tag, unacked) in self.acknowledged(at, ack.delivery_tag, ack.multiple)? {
                     match &mut self.open_channel(at).transaction {
-                        Some(transaction) => transaction.acknowledged.push(unacked),
+                        Some(transaction) => transaction.acknowledged.push((tag, unacked)),
                         None => {
                             self.settle(at, &unacked);
                             self.run(&unacked.queue);
@@ -336,7 +344,7 @@ impl Broker {
     }
 
     fn nack(&mut self, at: ChannelId, delivery_tag: u64, multiple: bool, requeue: bool) -> Result<(), Refusal> {
-        for unacked in self.acknowledged(at, delivery_tag, multiple)? {
+        for (_, unacked) in self.acknowledged(at, delivery_tag, multiple)? {
             let name = unacked.queue.clone();
             self.settle(at, &unacked);
             match requeue {
@@ -349,7 +357,7 @@ impl Broker {
     }
 
     /// Deliveries that an acknowledgement is about. 0 with `multiple` is all there are.
-    fn acknowledged(&mut self, at: ChannelId, delivery_tag: u64, multiple: bool) -> Result<Vec<Unacked>, Refusal> {
+    fn acknowledged(&mut self, at: ChannelId, delivery_tag: u64, multiple: bool) -> Result<Vec<(u64, Unacked)>, Refusal> {
         let unacked = &mut self.open_channel(at).unacked;
         let tags: Vec<u64> = match (multiple, delivery_tag) {
             (true, 0) => unacked.keys().copied().collect(),
@@ -359,7 +367,7 @@ impl Broker {
         if tags.is_empty() && (delivery_tag > 0 || !multiple) {
             return Err((406, format!("PRECONDITION_FAILED - unknown delivery tag {delivery_tag}")));
         }
-        Ok(tags.iter().filter_map(|tag| unacked.remove(tag)).collect())
+        Ok(tags.iter().filter_map(|tag| unacked.remove_entry(tag)).collect())
     }
 
     /// A part of a publish.
@@ -473,7 +481,7 @@ impl Broker {
         let Some(channel) = self.channel(at) else { return };
         let consumers = std::mem::take(&mut channel.consumers);
         let transaction = channel.transaction.take().unwrap_or_default();
-        let unacked = std::mem::take(&mut channel.unacked).into_values().chain(transaction.acknowledged);
+        let unacked = std::mem::take(&mut channel.unacked).into_values().chain(transaction.acknowledged.into_iter().map(|(_, unacked)| unacked));
         let mut queues: BTreeMap<String, Vec<Unacked>> = BTreeMap::new();
         for it in unacked {
             queues.entry(it.queue.clone()).or_default().push(it);
@@ -493,6 +501,10 @@ impl Broker {
     fn open_channel(&mut self, at: ChannelId) -> &mut Channel {
         self.channel(at).expect("its method is being done")
     }
+}
+
+fn not_transactional() -> Refusal {
+    (406, "PRECONDITION_FAILED - channel is not transactional".to_owned())
 }
 
 fn no_exchange(name: &str) -> Refusal {

@@ -236,9 +236,7 @@ impl Broker {
     pub(super) fn serve_others(&mut self, name: &str) {
         if self.queues.get(name).is_some_and(|queue| queue.auto_delete && queue.is_left) {
             self.delete_queue(name);
-            if std::env::var_os("LATE").is_some() {
-                self.late_deletes.push(name.to_owned());
-            }
+            self.late_deletes.push(name.to_owned());
         }
         self.run(name);
     }

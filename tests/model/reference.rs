@@ -1,0 +1,603 @@
+//! What MQTT 3.1.1 and the documented choices say that clients see: sessions, subscriptions, queued messages, wills. No word of AMQP.
+//!
+//! The reference is told what clients do, in batches; what those of one batch do happens in any order. Behind each batch comes
+//! quiet, and the reference judges what every client has heard: everything it must have, and nothing that it may not.
+
+mod filter;
+
+use crate::world::{Delivery, Heard, LinkId};
+use filter::{Filter, Topic};
+use std::collections::BTreeMap;
+
+/// Everything that is known of the clients.
+pub(crate) struct Reference {
+    limits: Limits,
+    /// Milliseconds.
+    now: u64,
+    /// The number of the batch.
+    batch: u32,
+    clients: Vec<Client>,
+    messages: Vec<Message>,
+    /// Published in this batch.
+    fresh: Vec<Fresh>,
+    /// Links that were cut in this batch: what was sent on them last may be lost.
+    cut: Vec<LinkId>,
+}
+
+struct Fresh {
+    message: usize,
+    /// By whom it was sent, with what packet id; nobody where it is known to be there.
+    sent: Option<(LinkId, u16)>,
+    is_certain: bool,
+}
+
+/// What is configured.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Deliveries at QoS 1 that wait for their acknowledgement.
+    pub(crate) prefetch: usize,
+    /// Messages kept for a client that is away, at QoS 0.
+    pub(crate) qos0_max_length: usize,
+    /// How long sessions are kept, in milliseconds.
+    pub(crate) session_expiry: u64,
+    /// After how long it is known for certain that a host is gone.
+    pub(crate) host_timeout: u64,
+}
+
+/// Which client.
+pub(crate) type Id = usize;
+
+/// A message as a client means it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) topic: String,
+    pub(crate) qos: u8,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) publisher: Id,
+    pub(crate) is_will: bool,
+    /// The connection it is sent on; none for a will.
+    pub(crate) way: Option<LinkId>,
+}
+
+#[derive(Default)]
+struct Client {
+    session: Option<Session>,
+    connection: Option<Connection>,
+    /// Earlier connections whose host is gone, which nobody has noticed.
+    ghosts: Vec<Ghost>,
+    /// Connections that end in this batch.
+    ended: Vec<Ended>,
+    /// Connections that are opened at once in this batch: one of them is to stay.
+    racing: Vec<(LinkId, Connect)>,
+}
+
+struct Ended {
+    link: LinkId,
+    holds_acks: bool,
+}
+
+struct Connection {
+    link: LinkId,
+    will: Option<Message>,
+    holds_acks: bool,
+    keep_alive: u64,
+    /// The client is not there any more.
+    unplugged: bool,
+    /// Replies that are due.
+    due: Vec<Heard>,
+}
+
+struct Ghost {
+    noticed: u64,
+    will: Option<Message>,
+}
+
+#[derive(Default)]
+struct Session {
+    is_kept: bool,
+    subscriptions: Subscriptions,
+    /// Subscriptions as they were in this batch, before each change.
+    earlier: Vec<Subscriptions>,
+    /// Its client came or went in this batch: nobody can tell to which connection a message went.
+    is_unsettled: bool,
+    /// Since when its client is away.
+    away: Option<u64>,
+    /// Until when it may be an earlier connection, whose host is gone, that is sent the messages.
+    haunted: Option<u64>,
+    /// Messages at QoS 0 and 1.
+    queues: [Vec<Copy>; 2],
+}
+
+/// Filters with the QoS that was granted.
+type Subscriptions = BTreeMap<Filter, u8>;
+
+struct Copy {
+    message: usize,
+    batch: u32,
+    /// It may not be there: allowed, not required.
+    is_possible: bool,
+    /// Whether it was sent before; `None` when nobody can know.
+    dup: Option<bool>,
+    /// Its packet id, once it is sent at QoS 1.
+    sent: Option<u16>,
+    /// It comes at both levels, at QoS 0, and nobody can tell one copy from the other.
+    is_twin: bool,
+}
+
+impl Reference {
+    pub(crate) fn new(limits: Limits, clients: usize) -> Self {
+        Self {
+            limits,
+            now: 0,
+            batch: 0,
+            clients: (0..clients).map(|_| Client::default()).collect(),
+            messages: Vec::new(),
+            fresh: Vec::new(),
+            cut: Vec::new(),
+        }
+    }
+
+    // ------------------------------------------------------------ what clients do
+
+    /// The client's connection, while it has one.
+    pub(crate) fn link(&self, client: Id) -> Option<LinkId> {
+        self.clients[client].connection.as_ref().filter(|it| !it.unplugged).map(|it| it.link)
+    }
+
+    /// CONNECT, which is granted.
+    pub(crate) fn connect(&mut self, client: Id, link: LinkId, connect: Connect) {
+        if let Some(old) = self.clients[client].connection.take() {
+            // Taken over. [MQTT-3.1.4-2]
+            self.cut.push(old.link);
+            self.clients[client].ended.push(old.ended());
+            self.ends(client, old.will, self.now);
+        }
+        let it = &mut self.clients[client];
+        let resumes = connect.is_kept && it.session.as_ref().is_some_and(|session| session.is_kept);
+        if !resumes {
+            it.session = Some(Session { is_kept: connect.is_kept, ..Session::default() });
+        }
+        let session = it.session.get_or_insert_default();
+        session.away = None;
+        session.is_unsettled = true;
+        let connack = Heard::Connack { session_present: resumes, code: 0 };
+        it.connection = Some(Connection {
+            link,
+            will: connect.will,
+            holds_acks: connect.holds_acks,
+            keep_alive: connect.keep_alive * 1000,
+            unplugged: false,
+            due: vec![connack],
+        });
+    }
+
+    /// Several CONNECTs at once, all alike in what session they ask for.
+    pub(crate) fn race(&mut self, client: Id, newcomers: Vec<(LinkId, Connect)>) {
+        self.clients[client].racing = newcomers;
+    }
+
+    /// SUBSCRIBE with these filters and QoS.
+    pub(crate) fn subscribe(&mut self, client: Id, packet: u16, filters: &[(String, u8)]) {
+        let Some((connection, session)) = self.clients[client].online() else { return };
+        let mut codes = Vec::new();
+        for (filter, qos) in filters {
+            codes.push(match Filter::new(filter) {
+                Some(filter) => {
+                    session.earlier.push(session.subscriptions.clone());
+                    let qos = (*qos).min(1);
+                    session.subscriptions.insert(filter, qos);
+                    qos
+                }
+                None => 0x80,
+            });
+        }
+        connection.due.push(Heard::Suback(packet, codes));
+    }
+
+    /// UNSUBSCRIBE of these filters.
+    pub(crate) fn unsubscribe(&mut self, client: Id, packet: u16, filters: &[String]) {
+        let Some((connection, session)) = self.clients[client].online() else { return };
+        for filter in filters.iter().filter_map(|filter| Filter::new(filter)) {
+            session.earlier.push(session.subscriptions.clone());
+            session.subscriptions.remove(&filter);
+        }
+        connection.due.push(Heard::Unsuback(packet));
+    }
+
+    /// PUBLISH; at QoS 1 and 2 with this packet id.
+    pub(crate) fn publish(&mut self, packet: u16, message: Message) {
+        let Some((connection, _)) = self.clients[message.publisher].online() else { return };
+        match message.qos {
+            0 => {}
+            1 => connection.due.push(Heard::Puback(packet)),
+            _ => connection.due.extend([Heard::Pubrec(packet), Heard::Pubcomp(packet)]),
+        }
+        let sent = Some((connection.link, packet));
+        self.publishes(message, sent, true);
+    }
+
+    /// A message of a client of another protocol.
+    pub(crate) fn publish_from_elsewhere(&mut self, message: Message) {
+        self.publishes(message, None, true);
+    }
+
+    /// PUBACK of a delivery.
+    pub(crate) fn acknowledge(&mut self, client: Id, packet: u16) {
+        if let Some((_, session)) = self.clients[client].online() {
+            session.queues[1].retain(|copy| copy.sent != Some(packet));
+        }
+    }
+
+    /// From now on it acknowledges at once, or not.
+    pub(crate) fn hold_acks(&mut self, client: Id, hold: bool) {
+        if let Some((connection, session)) = self.clients[client].online() {
+            connection.holds_acks = hold;
+            if !hold {
+                session.queues[1].retain(|copy| copy.sent.is_none());
+            }
+        }
+    }
+
+    /// DISCONNECT. Its will is forgotten [MQTT-3.14.4-3], unless the client `returns` at the same time, and is quicker.
+    pub(crate) fn disconnect(&mut self, client: Id, returns: bool) {
+        if let Some((connection, _)) = self.clients[client].online() {
+            let (link, will) = (connection.link, connection.will.take());
+            self.goes(client, false, self.now);
+            if returns {
+                self.cut.push(link);
+                will.into_iter().for_each(|will| self.publishes(will, None, false));
+            }
+        }
+    }
+
+    /// The connection ends without DISCONNECT, which is seen at once; whether what it sent last may be lost.
+    pub(crate) fn breaks(&mut self, client: Id, is_cut: bool) {
+        if is_cut {
+            self.cut.extend(self.clients[client].connection.as_ref().map(|it| it.link));
+        }
+        self.goes(client, true, self.now);
+    }
+
+    /// The client is silent from now on and hears nothing.
+    pub(crate) fn is_unplugged(&mut self, client: Id) {
+        if let Some((connection, _)) = self.clients[client].online() {
+            connection.unplugged = true;
+        }
+    }
+
+    /// The host of its connection is gone.
+    pub(crate) fn loses_host(&mut self, client: Id) {
+        let noticed = self.now + self.limits.host_timeout;
+        let it = &mut self.clients[client];
+        let Some(connection) = it.connection.take() else { return };
+        self.cut.push(connection.link);
+        it.ghosts.push(Ghost { noticed, will: connection.will });
+        it.session = it.session.take().filter(|session| session.is_kept);
+        if let Some(session) = &mut it.session {
+            session.away = Some(noticed);
+            session.haunted = Some(noticed);
+        }
+    }
+
+    /// Time passes.
+    pub(crate) fn elapse(&mut self, millis: u64) {
+        self.now += millis;
+        for client in 0..self.clients.len() {
+            let silent = self.clients[client].connection.as_ref().filter(|it| it.unplugged && it.keep_alive > 0);
+            if let Some(silence) = silent.map(|it| it.keep_alive * 3 / 2).filter(|&silence| silence <= millis) {
+                self.goes(client, true, self.now - millis + silence);
+            }
+            let now = self.now;
+            let it = &mut self.clients[client];
+            let noticed = it.ghosts.extract_if(.., |ghost| ghost.noticed <= now);
+            let wills: Vec<Message> = noticed.filter_map(|ghost| ghost.will).collect();
+            if let Some(session) = &mut it.session
+                && session.haunted.take_if(|until| *until <= now).is_some()
+            {
+                session.come_back();
+            }
+            for will in wills {
+                self.publishes(will, None, true);
+            }
+            let expiry = self.limits.session_expiry;
+            let it = &mut self.clients[client];
+            it.session =
+                it.session.take().filter(|session| session.away.is_none_or(|since| now < since + expiry));
+        }
+    }
+
+    /// The end of a connection that is noticed.
+    fn goes(&mut self, client: Id, with_will: bool, at: u64) {
+        let Some(connection) = self.clients[client].connection.take() else { return };
+        self.clients[client].ended.push(connection.ended());
+        self.ends(client, connection.will.filter(|_| with_will), at);
+    }
+
+    fn ends(&mut self, client: Id, will: Option<Message>, at: u64) {
+        let it = &mut self.clients[client];
+        it.session = it.session.take().filter(|session| session.is_kept);
+        if let Some(session) = &mut it.session {
+            session.away = session.haunted.max(Some(at));
+            session.is_unsettled = true;
+            session.come_back();
+        }
+        if let Some(will) = will {
+            self.publishes(will, None, true);
+        }
+    }
+
+    fn publishes(&mut self, message: Message, sent: Option<(LinkId, u16)>, is_certain: bool) {
+        self.fresh.push(Fresh { message: self.messages.len(), sent, is_certain });
+        self.messages.push(message);
+    }
+
+    // ------------------------------------------------------------ what clients see
+
+    /// The batch is over and all is quiet: every client has heard this, on each of its connections.
+    pub(crate) fn judge(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+        for client in 0..self.clients.len() {
+            self.judge_race(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
+        }
+        self.hand_out(heard);
+        for client in 0..self.clients.len() {
+            self.judge_client(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
+        }
+        self.batch += 1;
+        self.cut.clear();
+        Ok(())
+    }
+
+    /// Of several connections that were opened at once one stays, and the others end as if it had been the last.
+    fn judge_race(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+        let (mut open, ended): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.clients[id].racing).into_iter().partition(|(link, _)| !closed.contains(link));
+        let Some((link, winner)) = open.pop() else {
+            return if ended.is_empty() { Ok(()) } else { Err("nobody is left of those that came at once".to_owned()) };
+        };
+        if !open.is_empty() {
+            return Err(format!("{link:?} and {} more came at once, and stay", open.len()));
+        }
+        let connack = |link: LinkId| heard.get(&link).and_then(|heard| heard.first()).cloned();
+        let is_kept = winner.is_kept;
+        self.connect(id, link, winner);
+        // The first of them made the session, and nobody knows which that was.
+        let present = Heard::Connack { session_present: true, code: 0 };
+        if let Some(connection) = self.clients[id].connection.as_mut().filter(|_| is_kept)
+            && connack(link) == Some(present.clone())
+        {
+            connection.due = vec![present];
+        }
+        if let Some(session) = self.clients[id].session.as_mut().filter(|_| !ended.is_empty()) {
+            session.lose_track(&self.messages);
+        }
+        for (link, loser) in ended {
+            let was_accepted = matches!(connack(link), Some(Heard::Connack { code: 0, .. }));
+            self.clients[id].ended.push(Ended { link, holds_acks: loser.holds_acks });
+            if let Some(will) = loser.will {
+                self.publishes(will, None, was_accepted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Each session that is subscribed gets its copies of what was published in this batch.
+    fn hand_out(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>) {
+        for Fresh { message, sent, is_certain } in std::mem::take(&mut self.fresh) {
+            let is_cut = sent.is_some_and(|(link, _)| self.cut.contains(&link));
+            let is_received = sent.is_some_and(|(link, packet)| {
+                let receipts = [Heard::Puback(packet), Heard::Pubrec(packet)];
+                heard.get(&link).is_some_and(|heard| heard.iter().any(|it| receipts.contains(it)))
+            });
+            let is_published = is_certain && (!is_cut || is_received);
+            let &Message { ref topic, qos: published_qos, publisher, is_will, .. } = &self.messages[message];
+            let topic = Topic::new(topic);
+            for (id, client) in self.clients.iter_mut().enumerate() {
+                let Some(session) = &mut client.session else { continue };
+                let is_unplugged = client.connection.as_ref().is_some_and(|it| it.unplugged);
+                // Its own will may be sent to the connection that ends.
+                let is_own_will = is_will && publisher == id;
+                let is_lost = session.haunted.is_some() || session.is_unsettled || is_unplugged || is_own_will;
+                let subscribed = [0, 1].map(|qos| session.is_subscribed(&topic, qos));
+                let is_twin = published_qos == 0 && subscribed.iter().all(|&(possible, _)| possible);
+                for (qos, (possible, certain)) in (0_u8..).zip(subscribed) {
+                    if !possible {
+                        continue;
+                    }
+                    // Until somebody notices that the client is not there, its messages are sent to nowhere.
+                    let is_possible = !is_published || !certain || is_lost && qos.min(published_qos) == 0;
+                    let dup = if is_lost { None } else { Some(false) };
+                    let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None, is_twin };
+                    session.queues[usize::from(qos)].push(copy);
+                }
+                let kept = &mut session.queues[0];
+                if client.connection.is_none() && kept.len() > self.limits.qos0_max_length {
+                    kept.drain(..kept.len() - self.limits.qos0_max_length);
+                }
+            }
+        }
+        for session in self.clients.iter_mut().filter_map(|client| client.session.as_mut()) {
+            session.earlier.clear();
+            session.is_unsettled = false;
+        }
+    }
+
+    fn judge_client(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+        for ended in std::mem::take(&mut self.clients[id].ended) {
+            if !closed.contains(&ended.link) {
+                return Err(format!("{:?} is open", ended.link));
+            }
+            if let Some(session) = &mut self.clients[id].session {
+                let deliveries = heard.get(&ended.link).into_iter().flatten();
+                deliveries.for_each(|it| session.heard_before_the_end(it, ended.holds_acks, &self.messages));
+            }
+        }
+        let (messages, prefetch) = (&self.messages, self.limits.prefetch);
+        let Client { session, connection, .. } = &mut self.clients[id];
+        let (Some(session), Some(connection)) = (session, connection) else { return Ok(()) };
+        if connection.unplugged {
+            // What is sent to it is on its way for ever.
+            return Ok(());
+        }
+        if closed.contains(&connection.link) {
+            return Err(format!("{:?} is closed", connection.link));
+        }
+        let heard = heard.get(&connection.link).map_or(&[][..], Vec::as_slice);
+        judge_replies(&mut connection.due, heard)?;
+        for delivery in heard.iter().filter_map(|it| if let Heard::Publish(it) = it { Some(it) } else { None }) {
+            session.judge_delivery(delivery, connection.holds_acks, messages)?;
+        }
+        if session.haunted.is_some() {
+            // The one before has it all until it is known to be gone.
+            return Ok(());
+        }
+        session.judge_rest(prefetch, messages)
+    }
+}
+
+/// What a CONNECT asks for.
+pub(crate) struct Connect {
+    pub(crate) is_kept: bool,
+    pub(crate) will: Option<Message>,
+    pub(crate) holds_acks: bool,
+    /// Seconds.
+    pub(crate) keep_alive: u64,
+}
+
+/// Replies are due in the order of what they answer, except that the broker's receipt of a message takes its own time. PUBREC for
+/// a PUBLISH that came twice may come twice, and so PUBCOMP.
+fn judge_replies(due: &mut Vec<Heard>, heard: &[Heard]) -> Result<(), String> {
+    let due = std::mem::take(due);
+    let is_receipt = |it: &&Heard| matches!(it, Heard::Puback(_) | Heard::Pubrec(_) | Heard::Pubcomp(_));
+    let parts = |of: &[Heard]| {
+        let of: Vec<&Heard> = of.iter().filter(|it| !matches!(it, Heard::Publish(_))).collect();
+        let (mut receipts, others): (Vec<&Heard>, Vec<&Heard>) = of.into_iter().partition(is_receipt);
+        receipts.sort();
+        receipts.dedup();
+        (receipts.into_iter().cloned().collect::<Vec<_>>(), others.into_iter().cloned().collect::<Vec<_>>())
+    };
+    let is_first = heard.first().is_none_or(|first| matches!(first, Heard::Connack { .. }));
+    if matches!(due.first(), Some(Heard::Connack { .. })) && !is_first {
+        return Err(format!("CONNACK does not come first: {heard:?}"));
+    }
+    if parts(&due) == parts(heard) { Ok(()) } else { Err(format!("due: {due:?}, heard: {heard:?}")) }
+}
+
+impl Connection {
+    const fn ended(&self) -> Ended {
+        Ended { link: self.link, holds_acks: self.holds_acks }
+    }
+}
+
+impl Client {
+    fn online(&mut self) -> Option<(&mut Connection, &mut Session)> {
+        Some((self.connection.as_mut()?, self.session.as_mut()?))
+    }
+}
+
+impl Session {
+    /// Whether a message of this batch may have, and must have, come in at this QoS.
+    ///
+    /// Nobody can list what a kept session is subscribed to, so it may get what starts with `$` by a wildcard.
+    fn is_subscribed(&self, topic: &Topic, qos: u8) -> (bool, bool) {
+        let states = || self.earlier.iter().chain([&self.subscriptions]);
+        let matches = |subscriptions: &Subscriptions, by_wildcard: bool| {
+            subscriptions.iter().any(|(filter, &granted)| {
+                let is_kept_from = topic.is_special() && filter.starts_with_wildcard() && !by_wildcard;
+                granted == qos && filter.matches(topic) && !is_kept_from
+            })
+        };
+        (states().any(|it| matches(it, self.is_kept)), states().all(|it| matches(it, false)))
+    }
+
+    /// What was sent and not acknowledged is to be sent again.
+    fn come_back(&mut self) {
+        for copy in self.queues[1].iter_mut().filter(|copy| copy.sent.is_some()) {
+            copy.sent = None;
+            copy.dup = Some(true);
+        }
+    }
+
+    /// What waits may be sent on a connection that does not last.
+    fn lose_track(&mut self, messages: &[Message]) {
+        for (qos, copy) in (0..).zip(&mut self.queues).flat_map(|(qos, queue)| queue.iter_mut().map(move |it| (qos, it))) {
+            copy.is_possible |= messages[copy.message].qos.min(qos) == 0;
+            copy.dup = copy.dup.filter(|&dup| dup);
+        }
+    }
+
+    /// What came on a connection that has ended need not come again, if it was acknowledged.
+    fn heard_before_the_end(&mut self, it: &Heard, holds_acks: bool, messages: &[Message]) {
+        let Heard::Publish(it) = it else { return };
+        for copy in self.queues.iter_mut().flatten().filter(|copy| messages[copy.message].payload == it.payload) {
+            copy.is_possible |= !holds_acks || it.qos == 0;
+            copy.dup = None;
+        }
+    }
+
+    fn judge_delivery(&mut self, it: &Delivery, holds_acks: bool, messages: &[Message]) -> Result<(), String> {
+        let in_queue = |queue: usize| {
+            let at = self.queues[queue].iter().position(|copy| {
+                let message = &messages[copy.message];
+                copy.sent.is_none()
+                    && message.payload == it.payload
+                    && message.qos.min(queue as u8) == it.qos
+                    && copy.dup.is_none_or(|dup| dup == it.dup)
+                    && Topic::new(&message.topic).arrives_as() == it.topic
+            })?;
+            Some((queue, at))
+        };
+        let found = [in_queue(0), in_queue(1)];
+        let Some((queue, at)) = found[0].or(found[1]).filter(|_| !it.retain) else {
+            return Err(format!("hears what it is not to hear: {}", told(it)));
+        };
+        if let [Some((_, zero)), Some((_, one))] = found
+            && self.queues[0][zero].is_possible
+        {
+            // They look the same: if there is but one, it may be this.
+            self.queues[1][one].is_possible = true;
+        }
+        let copy = self.queues[queue].remove(at);
+        let is_overtaken =
+            |other: &Copy| !copy.is_twin && !other.is_twin && other.sent.is_none() && precedes(other, &copy, messages);
+        if let Some(first) = self.queues[queue].iter().find(|other| !other.is_possible && is_overtaken(other)) {
+            return Err(format!("hears out of order: {}, before {:?}", told(it), messages[first.message]));
+        }
+        self.queues[queue].retain(|other| !is_overtaken(other));
+        if it.qos == 1 && holds_acks {
+            self.queues[queue].push(Copy { sent: Some(it.id), ..copy });
+            self.queues[queue].sort_by_key(|copy| copy.message);
+        }
+        Ok(())
+    }
+
+    fn judge_rest(&mut self, prefetch: usize, messages: &[Message]) -> Result<(), String> {
+        let sent = self.queues[1].iter().filter(|copy| copy.sent.is_some()).count();
+        if sent > prefetch {
+            return Err(format!("{sent} unacknowledged deliveries at once"));
+        }
+        let [zero, one] = &mut self.queues;
+        let room = sent < prefetch;
+        let mut missing = zero.iter().chain(one.iter().filter(|copy| room && copy.sent.is_none()));
+        if let Some(copy) = missing.find(|copy| !copy.is_possible) {
+            return Err(format!("does not hear {:?}", messages[copy.message]));
+        }
+        zero.clear();
+        if room {
+            one.retain(|copy| copy.sent.is_some());
+        }
+        Ok(())
+    }
+}
+
+/// Whether one copy is to be delivered before the other: it was published earlier, or on the same way.
+/// [MQTT-4.6.0-5] [MQTT-4.6.0-6]
+fn precedes(first: &Copy, second: &Copy, messages: &[Message]) -> bool {
+    let (a, b) = (&messages[first.message], &messages[second.message]);
+    let is_same_way = a.way.is_some() && a.way == b.way && a.topic == b.topic && a.qos.min(1) == b.qos.min(1);
+    first.batch < second.batch || first.batch == second.batch && is_same_way && first.message < second.message
+}
+
+fn told(it: &Delivery) -> String {
+    let payload = String::from_utf8_lossy(&it.payload[..it.payload.len().min(12)]).into_owned();
+    format!("{} {payload:?} at QoS {}{}", it.topic, it.qos, if it.dup { ", DUP" } else { "" })
+}

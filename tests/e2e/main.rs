@@ -15,9 +15,12 @@
 
 mod amqp;
 mod clients;
+mod interop;
 mod large;
 mod link;
 mod mqtt;
 mod operation;
+mod python;
 mod refusals;
+mod topics;
 mod world;

@@ -16,7 +16,7 @@ use support::{methods as say, scripted_broker};
 
 use crate::amqp::{Amqp, persistent};
 use crate::link::Link;
-use crate::mqtt::{ACCEPTED, Client, Connect};
+use crate::mqtt::{ACCEPTED, Client, Connect, DISCONNECT};
 use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to};
 
 /// The line to the broker is so slow that nothing else counts.
@@ -211,4 +211,3 @@ fn trapping_module() -> PathBuf {
 }
 
 const PINGREQ: &[u8] = &[0xc0, 0];
-const DISCONNECT: &[u8] = &[0xe0, 0];

@@ -14,7 +14,8 @@ use support::rabbitmq::{self, Rabbitmq};
 /// The broker of all tests. It ends with the test program.
 pub(crate) fn broker() -> &'static Rabbitmq {
     static BROKER: LazyLock<Rabbitmq> = LazyLock::new(|| {
-        let options = rabbitmq::Options { plugins: vec!["rabbitmq_management"], ..Default::default() };
+        let plugins = vec!["rabbitmq_management", "rabbitmq_amqp1_0", "rabbitmq_stomp"];
+        let options = rabbitmq::Options { plugins, ..Default::default() };
         Rabbitmq::start(&folder("broker"), &options).unwrap()
     });
     &BROKER

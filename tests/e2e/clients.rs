@@ -8,7 +8,7 @@ use support::envoy::Mode;
 use support::process::wait_until;
 
 use crate::python;
-use crate::world::{self, PATIENCE, broker};
+use crate::world::{self, PATIENCE, binding_keys};
 
 #[test]
 fn mosquitto_s_clients_at_every_qos() -> Result<()> {
@@ -94,10 +94,9 @@ fn port(mode: Mode) -> String {
 
 /// Returns when the queue of a client's subscriptions at this QoS is bound.
 fn wait_for_subscription(client_id: &str, qos: u8) -> Result<()> {
-    let path = format!("queues/%2F/mqtt-subscription-{client_id}qos{qos}/bindings");
     wait_until("a subscription", PATIENCE, || {
-        let bindings = broker().api(&path).ok()?;
-        bindings.as_array()?.iter().any(|binding| binding["source"] == "amq.topic").then_some(())
+        let bound = !binding_keys(client_id, qos).ok()?.is_empty();
+        bound.then_some(())
     })
 }
 

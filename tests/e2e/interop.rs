@@ -2,6 +2,7 @@
 //! STOMP (stomp.py) exchange messages with devices through the topic exchange, both ways.
 
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,7 @@ use fe2o3_amqp::types::messaging::{Data, Header, Message};
 use fe2o3_amqp::{Connection, Receiver, Sender, Session};
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
-use support::envoy::Mode;
+use support::envoy::{Mode, Options, Shipped};
 use tokio::runtime;
 use tokio::time::timeout;
 
@@ -118,4 +119,56 @@ fn topic_exchange_is_shared_with_amqp_1_0_by_fe2o3_amqp() -> Result<()> {
         anyhow::Ok(())
     };
     runtime.block_on(async { timeout(PATIENCE, talk).await? })
+}
+
+#[test]
+fn topic_exchange_of_another_name() -> Result<()> {
+    broker().api_put("exchanges/%2F/devices", &json!({ "type": "topic", "durable": true }))?;
+    let envoy = world::own_envoy("exchange", json!({ "exchange": "devices" }))?;
+    let mut device = Client::login(envoy.address("mqtt")?, "exchange-devices")?;
+    let mut elsewhere = Client::login(world::mqtt(Mode::Lazy), "exchange-elsewhere")?;
+    for client in [&mut device, &mut elsewhere] {
+        client.subscribe("exchange/topic", 1)?;
+    }
+    for (client, payload) in [(&mut device, "there"), (&mut elsewhere, "here")] {
+        client.publish("exchange/topic", payload.as_bytes())?;
+        assert_eq!(client.receive()?.text(), payload);
+    }
+    Ok(())
+}
+
+/// Queue names with a prefix keep the two apart, and the topic exchange brings them together.
+#[test]
+fn native_plugin_on_the_same_broker_serves_the_same_client_id_besides() -> Result<()> {
+    let broker = world::broker_with_plugins("native", &["rabbitmq_mqtt"])?;
+    let shipped = Shipped {
+        plugin: json!({ "queue_prefix": "edge-" }),
+        ..world::to(Mode::Lazy, broker.amqp_address())
+    };
+    let envoy = world::own_envoy_with("beside-native", &shipped, &Options::default())?;
+    let native = SocketAddr::from((Ipv4Addr::LOCALHOST, broker.ports.mqtt));
+    let ways = [envoy.address("mqtt")?, native];
+    for _ in ["new", "resumed"] {
+        let mut clients = Vec::new();
+        for address in ways {
+            clients.push(Client::resume(address, "same-id")?.0);
+        }
+        for client in &mut clients {
+            client.subscribe("native/#", 1)?;
+        }
+        for publisher in [0, 1] {
+            clients[publisher].publish("native/topic", &[publisher as u8])?;
+            for client in &mut clients {
+                let heard = client.receive()?;
+                assert_eq!(
+                    (heard.topic.as_str(), &heard.payload[..]),
+                    ("native/topic", &[publisher as u8][..])
+                );
+            }
+        }
+        for client in clients {
+            client.disconnect()?;
+        }
+    }
+    Ok(())
 }

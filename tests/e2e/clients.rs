@@ -1,19 +1,14 @@
-//! Ordinary clients, unmodified, on both sides.
+//! Ordinary MQTT clients, unmodified.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lapin::types::AMQPValue;
 use rumqttc::{Event, MqttOptions, Packet, QoS};
-use serde_json::{Value, json};
 use support::envoy::Mode;
 use support::process::wait_until;
 
-use crate::amqp::{Amqp, persistent};
-use crate::mqtt::{Client, packet, text};
-use crate::world::{self, PATIENCE, broker};
+use crate::python;
+use crate::world::{self, PATIENCE, binding_keys};
 
 #[test]
 fn mosquitto_s_clients_at_every_qos() -> Result<()> {
@@ -43,7 +38,7 @@ fn mosquitto_s_clients_at_every_qos() -> Result<()> {
 fn paho() -> Result<()> {
     let topic = "paho/topic";
     for mode in [Mode::Lazy, Mode::Eager] {
-        let seen = python("paho_client.py", &[&port(mode), &format!("paho-{}", mode.name()), topic])?;
+        let seen = python::run("paho_client.py", &[&port(mode), &format!("paho-{}", mode.name()), topic])?;
         assert_eq!(seen, python_client_sees(topic));
     }
     Ok(())
@@ -52,7 +47,7 @@ fn paho() -> Result<()> {
 #[test]
 fn gmqtt() -> Result<()> {
     let topic = "gmqtt/topic";
-    let seen = python("gmqtt_client.py", &[&port(Mode::Lazy), "gmqtt", topic])?;
+    let seen = python::run("gmqtt_client.py", &[&port(Mode::Lazy), "gmqtt", topic])?;
     assert_eq!(seen, python_client_sees(topic));
     Ok(())
 }
@@ -87,79 +82,6 @@ fn rumqttc() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn pika_reads_what_a_device_sends_and_answers_it() -> Result<()> {
-    for mode in [Mode::Lazy, Mode::Eager] {
-        let place = format!("pika-{}", mode.name());
-        let mut device = Client::login(world::mqtt(mode), &place)?;
-        device.subscribe(&format!("{place}/answers"), 1)?;
-        let amqp_port = broker().ports.amqp.to_string();
-        let keys = [format!("{place}.cities.*"), format!("{place}.answers")];
-        let mut pika = python_command("pika_client.py", &[&amqp_port, &keys[0], &keys[1]])?
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(pika.stdout.take().context("its stdout")?).lines();
-        assert_eq!(lines.next().context("pika has ended")??, "ready");
-        let topic = text(&format!("{place}/cities/london"));
-        device.send(&packet(0x32, &[&topic[..], &[0, 9], b"8.5 degrees"].concat()))?;
-        let seen: Value = serde_json::from_str(&lines.next().context("pika has ended")??)?;
-        let expected = json!({
-            "routing_key": format!("{place}.cities.london"), "exchange": "amq.topic", "delivery_mode": 2,
-            "headers": { "x-mqtt-publish-qos": 1, "x-mqtt-dup": false }, "payload": "8.5 degrees"
-        });
-        assert_eq!(seen, expected);
-        let (mut acknowledged, mut answered) = (false, false);
-        while !(acknowledged && answered) {
-            let packet = device.packet()?;
-            acknowledged |= packet == [0x40, 2, 0, 9];
-            answered |= packet.starts_with(&[0x32]) && packet.ends_with(b"8.5 DEGREES");
-        }
-        ensure!(pika.wait()?.success(), "pika failed");
-    }
-    Ok(())
-}
-
-#[test]
-fn lapin_sees_what_a_device_meant() -> Result<()> {
-    let amqp = Amqp::connect()?;
-    let queue = amqp.queue("lapin.#")?;
-    let mut device = Client::login(world::mqtt(Mode::Lazy), "lapin")?;
-    for (first, id, qos) in [(0x30, &[][..], 0), (0x32, &[0, 1], 1), (0x34, &[0, 2], 2)] {
-        device.send(&packet(first, &[&text("lapin/cities/london"), id, b"x"].concat()))?;
-        let message = queue.next()?.delivery;
-        assert_eq!(message.routing_key.as_str(), "lapin.cities.london");
-        assert_eq!(*message.properties.delivery_mode(), Some(if qos == 0 { 1 } else { 2 }));
-        let headers = message.properties.headers().clone().context("headers")?;
-        let published_at = headers.inner().get("x-mqtt-publish-qos").cloned();
-        assert_eq!(published_at, Some(AMQPValue::ShortShortInt(qos)));
-    }
-    Ok(())
-}
-
-#[test]
-fn wildcards_are_the_broker_s() -> Result<()> {
-    let cases = [
-        ("one/+/level", ["one.a.level", "one..level"].as_slice(), ["one.a.b.level", "one.level"].as_slice()),
-        ("mid/#/end", &["mid.end", "mid.a.end", "mid.a.b.end"], &["mid.a", "mid.end.a"]),
-        ("tail/#", &["tail", "tail.a", "tail.a.b"], &["tails", "a.tail"]),
-    ];
-    let amqp = Amqp::connect()?;
-    for (number, (filter, matching, others)) in cases.into_iter().enumerate() {
-        let mut device = Client::login(world::mqtt(Mode::Lazy), &format!("wildcards-{number}"))?;
-        device.subscribe(&format!("wildcards/{filter}"), 1)?;
-        for key in others.iter().chain(matching) {
-            amqp.publish(&format!("wildcards.{key}"), b"", persistent())?;
-        }
-        for key in matching {
-            let heard = device.packet()?;
-            let topic = text(&format!("wildcards.{key}").replace('.', "/"));
-            assert!(heard[2..].starts_with(&topic), "{filter}: {heard:02x?} for {key}");
-        }
-        device.ping()?;
-    }
-    Ok(())
-}
-
 fn mosquitto(program: &str, mode: Mode, version: &str) -> Command {
     let mut command = Command::new(program);
     command.args(["-h", "127.0.0.1", "-p", &port(mode), "-V", version]);
@@ -172,10 +94,9 @@ fn port(mode: Mode) -> String {
 
 /// Returns when the queue of a client's subscriptions at this QoS is bound.
 fn wait_for_subscription(client_id: &str, qos: u8) -> Result<()> {
-    let path = format!("queues/%2F/mqtt-subscription-{client_id}qos{qos}/bindings");
     wait_until("a subscription", PATIENCE, || {
-        let bindings = broker().api(&path).ok()?;
-        bindings.as_array()?.iter().any(|binding| binding["source"] == "amq.topic").then_some(())
+        let bound = !binding_keys(client_id, qos).ok()?.is_empty();
+        bound.then_some(())
     })
 }
 
@@ -183,21 +104,4 @@ fn python_client_sees(topic: &str) -> Vec<String> {
     let messages = [0, 1, 2].map(|qos| format!("{topic} {} sent at {qos}", qos.min(1)));
     let start = ["connected 0", "granted 1"].map(str::to_owned);
     [&start[..], &messages, &["disconnected 0".to_owned()]].concat()
-}
-
-/// Runs a script to its end; what it prints, line by line.
-fn python(script: &str, arguments: &[&str]) -> Result<Vec<String>> {
-    let output = python_command(script, arguments)?.output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(text.lines().map(str::to_owned).collect())
-}
-
-fn python_command(script: &str, arguments: &[&str]) -> Result<Command> {
-    let python = std::env::var_os("LEVERET_PYTHON").context(
-        "LEVERET_PYTHON names no Python with paho-mqtt, gmqtt and pika; ./build.sh test sets it up",
-    )?;
-    let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(script)).args(arguments);
-    Ok(command)
 }

@@ -14,10 +14,25 @@
 )]
 
 mod amqp;
+mod broker_errors;
 mod clients;
+mod fake_broker;
+mod interop;
 mod large;
 mod link;
+mod login;
+mod management;
 mod mqtt;
 mod operation;
+mod permissions;
+mod pressure;
+mod publish;
+mod python;
 mod refusals;
+mod rules;
+mod sessions;
+mod shared;
+mod takeover;
+mod topics;
+mod wills;
 mod world;

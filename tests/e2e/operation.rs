@@ -1,23 +1,19 @@
 //! What an operator relies on: round trips, deadlines, windows, names in the broker, and what a trap costs.
 
-use std::collections::VecDeque;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::sync::mpsc;
-use std::thread;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use amq_protocol::frame::AMQPFrame;
+use amq_protocol::protocol::{AMQPClass, basic};
+use anyhow::{Result, ensure};
+use serde_json::json;
 use support::envoy::{Envoy, Mode, Options, Shipped};
 use support::process::wait_until;
-use support::{methods as say, scripted_broker};
 
-use crate::amqp::{Amqp, persistent};
+use crate::fake_broker::{self, Reply};
 use crate::link::Link;
 use crate::mqtt::{ACCEPTED, Client, Connect};
-use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to};
+use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to, trapping_module};
 
 /// The line to the broker is so slow that nothing else counts.
 #[test]
@@ -43,7 +39,7 @@ fn a_login_takes_one_round_trip() -> Result<()> {
 }
 
 #[test]
-fn a_keep_alive_is_kept_by_pings_and_missed_by_silence() -> Result<()> {
+fn keep_alive_is_kept_by_pings_and_missed_by_silence() -> Result<()> {
     let mut client = Client::connect(mqtt(Mode::Lazy))?;
     client.send(&Connect { keep_alive: 1, client_id: "keep-alive", ..Connect::default() }.bytes())?;
     client.hears(ACCEPTED)?;
@@ -69,60 +65,6 @@ fn a_client_that_does_not_log_in_is_closed_in_time() -> Result<()> {
     }
     envoy.stat_until("wasmcustom.leveret.closed.timed_out", PATIENCE, |closed| closed == 2)?;
     Ok(())
-}
-
-#[test]
-fn prefetch_bounds_what_is_unacknowledged() -> Result<()> {
-    let envoy = own_envoy("prefetch", json!({ "prefetch": 3 }))?;
-    let mut client = Client::login(envoy.address("mqtt")?, "prefetch")?;
-    client.subscribe("prefetch/topic", 1)?;
-    let amqp = Amqp::connect()?;
-    for number in 0..10 {
-        amqp.publish("prefetch.topic", &[number], persistent())?;
-    }
-    wait_until("3 are with the client and 7 wait", PATIENCE, || {
-        let queues =
-            broker().ctl(&["--quiet", "list_queues", "name", "messages_unacknowledged", "messages_ready"]);
-        queues.ok()?.contains("mqtt-subscription-prefetchqos1\t3\t7").then_some(())
-    })?;
-    let mut unacknowledged = VecDeque::new();
-    for number in 0..10 {
-        if unacknowledged.len() == 3 {
-            client.ping()?;
-            let [high, low] = unacknowledged.pop_front().context("a packet id")?;
-            client.send(&[0x40, 2, high, low])?;
-        }
-        let publish = client.packet()?;
-        let (head, payload) = publish.split_at(publish.len() - 1);
-        assert_eq!((head[0], payload), (0x32, &[number][..]));
-        unacknowledged.push_back(*head.last_chunk::<2>().context("a packet id")?);
-    }
-    Ok(())
-}
-
-#[test]
-fn the_broker_shows_the_client_by_name_and_forgets_it() -> Result<()> {
-    let id = "seen-in-management";
-    let mut client = Client::login(mqtt(Mode::Lazy), id)?;
-    client.subscribe("seen/0", 0)?;
-    client.subscribe("seen/1", 1)?;
-    wait_until("a connection of that name", PATIENCE, || connection(id))?;
-    for qos in [0, 1] {
-        ensure!(queue(id, qos), "no queue for QoS {qos}");
-    }
-    client.send(DISCONNECT)?;
-    assert_eq!(client.rest()?, b"");
-    wait_until("the connection is gone", PATIENCE, || connection(id).is_none().then_some(()))?;
-    wait_until("its queues are gone", PATIENCE, || (!queue(id, 0) && !queue(id, 1)).then_some(()))
-}
-
-fn connection(name: &str) -> Option<Value> {
-    let connections = broker().api("connections").ok()?;
-    connections.as_array()?.iter().find(|connection| connection["user_provided_name"] == name).cloned()
-}
-
-fn queue(client_id: &str, qos: u8) -> bool {
-    broker().api(&format!("queues/%2F/mqtt-subscription-{client_id}qos{qos}")).is_ok()
 }
 
 #[test]
@@ -159,43 +101,24 @@ fn a_trap_ends_the_connections_of_its_worker_and_no_others() -> Result<()> {
     Ok(())
 }
 
-/// A fresh VM takes a moment, and meanwhile its worker's clients are turned away.
 #[test]
 fn a_broker_that_hangs_up_ends_its_connection_and_no_others() -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let shipped = to(Mode::Lazy, listener.local_addr()?);
-    let (hang_up, wait) = mpsc::channel::<()>();
-    thread::spawn(move || {
-        // Health checks say nothing and are told nothing.
-        let mut connections = listener.incoming().flatten().filter_map(|mut it| {
-            it.read_exact(&mut [0; 8]).ok()?;
-            let login = [say::start("Fake", "1", "PLAIN"), say::tune(0, 0, 0), say::open_ok()];
-            it.write_all(&login.map(|method| scripted_broker::method(0, method)).concat()).ok().map(|()| it)
-        });
-        let (first, mut second) = (connections.next()?, connections.next()?);
-        wait.recv().ok()?;
-        first.shutdown(Shutdown::Write).ok()?;
-        // The other's login, then its ping.
-        let mut heard = Vec::new();
-        while !heard.ends_with(&scripted_broker::method(1, say::flow(true))) {
-            let mut byte = [0];
-            second.read_exact(&mut byte).ok()?;
-            heard.extend(byte);
-        }
-        let answer = [say::channel_open_ok(), say::flow_ok(true)];
-        second.write_all(&answer.map(|method| scripted_broker::method(1, method)).concat()).ok()?;
-        second.read_to_end(&mut Vec::new()).ok()
-    });
-    let envoy = own_envoy_with("hangs-up", &shipped, &Options { concurrency: 1, ..Options::default() })?;
+    let address = fake_broker::listen(|_, frame| match frame {
+        AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Publish(_))) => Reply::HangUp,
+        _ => Reply::Obvious,
+    })?;
+    let options = Options { concurrency: 1, ..Options::default() };
+    let envoy = own_envoy_with("hangs-up", &to(Mode::Lazy, address), &options)?;
     let mut first = Client::login(envoy.address("mqtt")?, "hung-up-on")?;
     let mut second = Client::login(envoy.address("mqtt")?, "goes-on")?;
-    hang_up.send(())?;
+    first.publish("topic", b"")?;
     assert_eq!(first.rest()?, b"");
     second.ping()?;
     ensure!(!envoy.log().contains("panicked"), "{}", envoy.log());
     Ok(())
 }
 
+/// A fresh VM takes a moment, and meanwhile its worker's clients are turned away.
 fn serve(address: SocketAddr, client_id: &str) -> Result<()> {
     wait_until("service", PATIENCE, || Client::login(address, client_id).ok()?.ping().ok())
 }
@@ -205,10 +128,4 @@ fn active(envoy: &Envoy, worker: u8) -> Result<u64> {
     envoy.stat(&format!("listener.127.0.0.1_0.worker_{worker}.downstream_cx_active"))
 }
 
-fn trapping_module() -> PathBuf {
-    let built = || support::root().join("target/leveret-trap.wasm");
-    std::env::var_os("LEVERET_TRAP_WASM").map_or_else(built, PathBuf::from)
-}
-
 const PINGREQ: &[u8] = &[0xc0, 0];
-const DISCONNECT: &[u8] = &[0xe0, 0];

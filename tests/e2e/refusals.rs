@@ -9,8 +9,8 @@ use support::ports;
 use support::process::wait_until;
 
 use crate::link::Link;
-use crate::mqtt::{ACCEPTED, Client, Connect, connack, head, packet, text};
-use crate::world::{PATIENCE, broker, own_envoy, own_envoy_with, to};
+use crate::mqtt::{ACCEPTED, Client, Connect, connack, head, packet, publish, subscribe, text};
+use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to};
 
 /// What a client does wrong, and what comes of it.
 struct Case {
@@ -169,6 +169,53 @@ impl Case {
     fn reaches_broker(&self) -> bool {
         self.after_login || self.log.contains("broker refuses")
     }
+}
+
+/// What MQTT 3.1.1 says MUST close, one packet each; the conformance tests have more.
+#[test]
+fn malformed_packets_close_the_connection() -> Result<()> {
+    let connect = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = Connect { client_id: "malformed", ..Connect::default() }.bytes();
+        change(&mut bytes);
+        bytes
+    };
+    let first = [
+        ("reserved flag of CONNECT", connect(|it| it[9] |= 1)),
+        ("will QoS without a will", connect(|it| it[9] |= 0x08)),
+        ("will retain without a will", connect(|it| it[9] |= 0x20)),
+        ("will QoS 3", connect(|it| it[9] |= 0x1c)),
+        ("password without user name", connect(|it| it[9] |= 0x40)),
+        ("flags of CONNECT's head", connect(|it| it[0] |= 1)),
+        ("something behind its fields", packet(0x10, &[&connect(|_| ())[2..], b"x"].concat())),
+        ("SUBSCRIBE before CONNECT", subscribe(&[("malformed", 0)])),
+        ("a length of five bytes", vec![0x10, 0xff, 0xff, 0xff, 0xff, 0x01]),
+    ];
+    let later = [
+        ("QoS 3", publish(0x36, "malformed", 1, b"")),
+        ("DUP at QoS 0", packet(0x38, &text("malformed"))),
+        ("packet id 0", publish(0x32, "malformed", 0, b"")),
+        ("flags of PUBREL", vec![0x60, 2, 0, 1]),
+        ("flags of PINGREQ", vec![0xc1, 0]),
+        ("a long PINGREQ", vec![0xc0, 1, 0]),
+        ("SUBSCRIBE to nothing", packet(0x82, &[0, 1])),
+        ("SUBSCRIBE at QoS 3", subscribe(&[("malformed", 3)])),
+        ("SUBSCRIBE with packet id 0", packet(0x82, b"\0\0\0\x01a\0")),
+        ("UNSUBSCRIBE from nothing", packet(0xa2, &[0, 1])),
+        ("a topic longer than its packet", packet(0x30, b"\0\x09short")),
+        ("a packet for clients", vec![0x20, 2, 0, 0]),
+        ("a packet of no kind", vec![0x00, 0]),
+    ];
+    for (what, bytes) in &first {
+        let mut client = Client::connect(mqtt(Mode::Lazy))?;
+        client.send(bytes)?;
+        assert_eq!(client.rest().context(*what)?, b"", "{what}");
+    }
+    for (what, bytes) in &later {
+        let mut client = Client::login(mqtt(Mode::Lazy), "malformed")?;
+        client.send(bytes)?;
+        assert_eq!(client.rest().context(*what)?, b"", "{what}");
+    }
+    Ok(())
 }
 
 #[test]

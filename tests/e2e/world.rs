@@ -1,20 +1,21 @@
 //! The processes that tests share, and those that a test starts for itself.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::envoy::{Envoy, Mode, Options, Shipped};
 use support::rabbitmq::{self, Rabbitmq};
 
 /// The broker of all tests. It ends with the test program.
 pub(crate) fn broker() -> &'static Rabbitmq {
     static BROKER: LazyLock<Rabbitmq> = LazyLock::new(|| {
-        let options = rabbitmq::Options { plugins: vec!["rabbitmq_management"], ..Default::default() };
+        let plugins = vec!["rabbitmq_management", "rabbitmq_amqp1_0", "rabbitmq_stomp"];
+        let options = rabbitmq::Options { plugins, ..Default::default() };
         Rabbitmq::start(&folder("broker"), &options).unwrap()
     });
     &BROKER
@@ -65,6 +66,87 @@ fn folder(name: &str) -> PathBuf {
         (root, lock)
     });
     ROOT.0.join(name)
+}
+
+/// The module that traps when a client says `leveret/trap`.
+pub(crate) fn trapping_module() -> PathBuf {
+    let built = || support::root().join("target/leveret-trap.wasm");
+    std::env::var_os("LEVERET_TRAP_WASM").map_or_else(built, PathBuf::from)
+}
+
+/// A broker of a test's own.
+pub(crate) fn broker_with_plugins(name: &str, plugins: &[&'static str]) -> Result<Rabbitmq> {
+    Rabbitmq::start(&folder(name), &rabbitmq::Options { plugins: plugins.to_vec(), ..Default::default() })
+}
+
+/// A broker that may be killed and alarmed, by one test after the other.
+pub(crate) fn rough_broker() -> MutexGuard<'static, Rabbitmq> {
+    static BROKER: LazyLock<Mutex<Rabbitmq>> = LazyLock::new(|| {
+        let options = rabbitmq::Options::default();
+        Mutex::new(Rabbitmq::start(&folder("rough-broker"), &options).unwrap())
+    });
+    // A test that failed has left it to be started again.
+    let mut broker = BROKER.lock().unwrap_or_else(|failed| {
+        BROKER.clear_poison();
+        failed.into_inner()
+    });
+    if TcpStream::connect(broker.amqp_address()).is_err() {
+        broker.restart().unwrap();
+    }
+    broker
+}
+
+/// A user of the broker, whose password is the name, and who may use topics that start with the name and no others.
+pub(crate) fn restricted_user(name: &str) -> Result<&str> {
+    let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+    let own = format!(r"^{name}(\..*)?$");
+    let topics = json!({ "exchange": "amq.topic", "write": own, "read": own });
+    broker().api_put(&format!("users/{name}"), &json!({ "password": name, "tags": "" }))?;
+    broker().api_put(&format!("permissions/%2F/{name}"), &all)?;
+    broker().api_put(&format!("topic-permissions/%2F/{name}"), &topics)?;
+    Ok(name)
+}
+
+/// What the broker has for a client: names of queues, in order.
+pub(crate) fn queues_of(client_id: &str) -> Result<Vec<String>> {
+    let queues = broker().api("queues/%2F?columns=name")?;
+    let names = queues.as_array().into_iter().flatten().filter_map(|queue| queue["name"].as_str());
+    let its_own =
+        |name: &&str| name.strip_prefix("mqtt-subscription-").is_some_and(|it| it.starts_with(client_id));
+    let mut names: Vec<String> = names.filter(its_own).map(str::to_owned).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The queue of a client's subscriptions at a QoS, if there is one. A clean session's has a name that is never used again.
+pub(crate) fn queue(client_id: &str, qos: u8) -> Result<Option<Value>> {
+    let name = format!("mqtt-subscription-{client_id}qos{qos}");
+    let queues: Vec<Value> = serde_json::from_value(broker().api("queues/%2F")?)?;
+    Ok(queues.into_iter().find(|queue| {
+        let rest = queue["name"].as_str().and_then(|it| it.strip_prefix(&name));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }))
+}
+
+/// What the exchange brings to that queue.
+pub(crate) fn binding_keys(client_id: &str, qos: u8) -> Result<Vec<String>> {
+    let Some(queue) = queue(client_id, qos)? else { return Ok(Vec::new()) };
+    let name = queue["name"].as_str().unwrap_or_default();
+    let bindings: Vec<Value> = serde_json::from_value(broker().api(&format!("queues/%2F/{name}/bindings"))?)?;
+    let of_exchange = bindings.into_iter().filter(|binding| binding["source"] == "amq.topic");
+    Ok(of_exchange.filter_map(|binding| Some(binding["routing_key"].as_str()?.to_owned())).collect())
+}
+
+/// The broker's connection of a client.
+pub(crate) fn connection(client_id: &str) -> Option<Value> {
+    connections(client_id).ok()?.pop()
+}
+
+/// The broker's connections of a client.
+pub(crate) fn connections(client_id: &str) -> Result<Vec<Value>> {
+    let mut all: Vec<Value> = serde_json::from_value(broker().api("connections")?)?;
+    all.retain(|connection| connection["user_provided_name"] == client_id);
+    Ok(all)
 }
 
 /// For everything that takes an instant on an idle machine; the deadline is for a busy one.

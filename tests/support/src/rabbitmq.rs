@@ -87,10 +87,28 @@ impl Rabbitmq {
     /// GET of the management HTTP API as guest, such as `api("queues")`. Needs `rabbitmq_management`. The figures
     /// in it are a few seconds old, what exists is exact.
     pub fn api(&self, path: &str) -> Result<Value> {
-        let url = format!("{}/api/{path}", self.management_url());
-        let credentials = BASE64_STANDARD.encode("guest:guest");
-        let answer = ureq::get(&url).header("Authorization", format!("Basic {credentials}")).call();
+        let url = self.api_url(path);
+        let answer = ureq::get(&url).header("Authorization", guest()).call();
         Ok(answer.with_context(|| url.clone())?.body_mut().read_json()?)
+    }
+
+    /// PUT to it: users, permissions, limits, queues, ...
+    pub fn api_put(&self, path: &str, body: &Value) -> Result<()> {
+        let url = self.api_url(path);
+        let answer = ureq::put(&url).header("Authorization", guest()).send_json(body);
+        answer.with_context(|| url.clone())?;
+        Ok(())
+    }
+
+    /// DELETE: what an administrator's click on the page does.
+    pub fn api_delete(&self, path: &str) -> Result<()> {
+        let url = self.api_url(path);
+        ureq::delete(&url).header("Authorization", guest()).call().with_context(|| url.clone())?;
+        Ok(())
+    }
+
+    fn api_url(&self, path: &str) -> String {
+        format!("{}/api/{path}", self.management_url())
     }
 
     /// The management page. Needs `rabbitmq_management`.
@@ -132,6 +150,10 @@ impl Drop for Rabbitmq {
         // Should this fail, the node is stopped when its own turn to be dropped comes.
         let _ = self.node.kill();
     }
+}
+
+fn guest() -> String {
+    format!("Basic {}", BASE64_STANDARD.encode("guest:guest"))
 }
 
 fn start_epmd(folder: &Path, ports: Ports) -> Result<Process> {

@@ -1,0 +1,51 @@
+//! What an operator sees of the devices on the broker's own management page, here through its API.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use support::envoy::Mode;
+use support::process::wait_until;
+
+use crate::mqtt::Client;
+use crate::world::{PATIENCE, binding_keys, broker, connection, mqtt, queue, queues_of};
+
+#[test]
+fn management_page_shows_a_device_by_its_client_id_until_it_leaves() -> Result<()> {
+    let id = "seen-in-management";
+    let mut client = Client::login(mqtt(Mode::Lazy), id)?;
+    client.subscribe("seen/0", 0)?;
+    client.subscribe("seen/1/+", 1)?;
+    let seen = wait_until("a connection of that name", PATIENCE, || connection(id))?;
+    assert_eq!((&seen["user"], &seen["vhost"]), (&json!("guest"), &json!("/")));
+    assert_eq!(binding_keys(id, 0)?, ["seen.0"]);
+    assert_eq!(binding_keys(id, 1)?, ["seen.1.*"]);
+    client.disconnect()?;
+    wait_until("the connection is gone", PATIENCE, || connection(id).is_none().then_some(()))?;
+    wait_until("its queues are gone", PATIENCE, || queues_of(id).ok()?.is_empty().then_some(()))
+}
+
+#[test]
+fn management_page_shows_channels_consumers_and_rates() -> Result<()> {
+    let id = "rates-in-management";
+    let mut client = Client::login(mqtt(Mode::Lazy), id)?;
+    client.subscribe("rates", 1)?;
+    // The figures are gathered every five seconds.
+    wait_until("what it publishes and gets is counted", PATIENCE, || {
+        client.publish("rates", b"").ok()?;
+        client.receive().ok()?;
+        let connection = connection(id)?["name"].as_str()?.replace(' ', "%20").replace('>', "%3E");
+        let channels = broker().api(&format!("connections/{connection}/channels")).ok()?;
+        let sum = |figure: &str| {
+            let each = channels.as_array().into_iter().flatten();
+            each.filter_map(|channel| channel["message_stats"][figure].as_u64()).sum::<u64>()
+        };
+        let rates =
+            channels.as_array()?.iter().any(|it| it["message_stats"]["publish_details"]["rate"].is_number());
+        (rates && sum("publish") > 0 && sum("deliver") > 0 && sum("ack") > 0).then_some(())
+    })?;
+    let consumers: Vec<Value> = serde_json::from_value(broker().api("consumers/%2F")?)?;
+    let queue = queue(id, 1)?.context("its queue")?;
+    let of_queue = |it: &&Value| it["queue"]["name"] == queue["name"];
+    let consumer = consumers.iter().find(of_queue).context("a consumer")?;
+    assert_eq!((&consumer["ack_required"], &consumer["prefetch_count"]), (&json!(true), &json!(10)));
+    Ok(())
+}

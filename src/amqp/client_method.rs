@@ -203,10 +203,12 @@ pub enum ClientMethod<'a> {
         /// As delivered.
         delivery_tag: u64,
     },
-    /// basic.nack, of one delivery, which goes back to its place in the queue: RabbitMQ's.
+    /// basic.nack, of one delivery: RabbitMQ's.
     BasicNack {
         /// As delivered.
         delivery_tag: u64,
+        /// Back to its place in the queue; else it is dead.
+        requeue: bool,
     },
     /// confirm.select.
     ConfirmSelect,
@@ -357,9 +359,9 @@ impl ClientMethod<'_> {
                 out.extend_from_slice(&delivery_tag.to_be_bytes());
                 out.push(0); // multiple
             }
-            Self::BasicNack { delivery_tag } => {
+            Self::BasicNack { delivery_tag, requeue } => {
                 out.extend_from_slice(&delivery_tag.to_be_bytes());
-                out.push(bits([false, true, false, false])); // multiple, requeue
+                out.push(bits([false, requeue, false, false])); // multiple
             }
             Self::ConfirmSelect => out.push(0), // no-wait
             Self::CloseOk | Self::ChannelCloseOk | Self::TxSelect | Self::TxCommit | Self::TxRollback => {}

@@ -85,7 +85,8 @@ pub struct MqttHeaders {
 /// The header with a message's QoS: rabbit_mqtt_processor of 3.10 writes it, and reads it on delivery.
 pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
 
-/// The header of a retained message on its way to a new subscriber: its topic, as a routing key.
+/// The header of a retained message on its way to a new subscriber: its topic, as a routing key. Empty on a message that is sent to
+/// all and also kept.
 pub const RETAINED: &str = "x-leveret-retained";
 
 impl Properties<'_> {

@@ -2,6 +2,7 @@
 //! and nothing of MQTT; what it hears comes out as [`Notice`]s.
 
 mod login;
+mod relay;
 
 use std::collections::VecDeque;
 
@@ -9,13 +10,10 @@ use super::channel::{Awaited, Channel, Content, Incoming, Role};
 use super::retained::{keep, replay};
 use super::session::{self, Refused};
 use super::will;
-use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties, ShortStr};
+use crate::amqp::{self, Address, BrokerMethod, ClientMethod, ContentHeader, Item, Properties};
 use crate::config::Config;
 use crate::error::{BrokerMisbehaved, Error, Limit};
 use login::{Phase, Sequential};
-
-/// RabbitMQ's `credit_flow_default_credit` is 400; a little more does no harm.
-const BARRIER: usize = 450;
 
 /// What the broker said, as far as the bridge must know.
 pub(super) enum Notice<'a> {
@@ -29,8 +27,9 @@ pub(super) enum Notice<'a> {
     KeepDone(keep::Step),
     /// A step of the replay of retained messages is done; of a basic.get, that the queue has no message to give.
     ReplayDone(replay::Step),
-    /// basic.get had a message; a `GotContent` follows.
-    Got { delivery_tag: u64 },
+    /// A retained message, or an answer to what was asked about them: by basic.get or, with a tag, to a consumer. A `GotContent`
+    /// follows.
+    Got { consumer_tag: Option<&'a [u8]>, delivery_tag: u64 },
     /// Its header; unless `body_size` is 0, `GotBody` follows.
     GotContent(ContentHeader<'a>),
     /// A piece of its body.
@@ -192,8 +191,13 @@ impl BrokerSide {
                 let method = ClientMethod::BasicQos { prefetch_count: self.prefetch };
                 self.send_request(role, method, Awaited::Prefetch);
             }
-            Role::Confirm | Role::Keep | Role::Replay => {
+            Role::Confirm | Role::Keep => {
                 self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms);
+            }
+            Role::Replay => {
+                self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms);
+                // Of each queue, one message at a time.
+                self.send_request(role, ClientMethod::BasicQos { prefetch_count: 1 }, Awaited::Prefetch);
             }
             Role::Topology | Role::Publish | Role::Will => {}
         }
@@ -241,34 +245,6 @@ impl BrokerSide {
         let out = self.behind_login();
         amqp::publish(out, channel, to, properties, body.len() as u64);
         amqp::body(out, channel, frame_max, body);
-    }
-
-    /// Has the broker handle all that was sent on a channel before it notices that the connection has ended.
-    ///
-    /// The end of a client's bytes is passed on at once, and RabbitMQ then drops what its channels have not looked at yet. But it
-    /// stops reading from a connection when a channel has 400 contents to handle: these are as many, for nobody.
-    pub(super) fn barrier(&mut self, role: Role) {
-        for _ in 0..BARRIER {
-            self.publish_whole(role, Address::queue(ShortStr::EMPTY), Properties::default(), &[]);
-        }
-    }
-
-    /// Starts to publish a message of `body_size` bytes that is arriving from the broker.
-    pub(super) fn relay(&mut self, to: Address<'_>, properties: Properties<'_>, body_size: u64) {
-        amqp::publish(self.behind_login(), Role::Replay.channel(), to, properties, body_size);
-        self.relaying = body_size > 0;
-    }
-
-    /// Sends a piece of its body.
-    pub(super) fn relay_body(&mut self, bytes: &[u8], last: bool) {
-        let frame_max = self.frame_max;
-        amqp::body(self.behind_login(), Role::Replay.channel(), frame_max, bytes);
-        self.relaying = !last;
-    }
-
-    /// Puts a delivery back into its queue.
-    pub(super) fn give_back(&mut self, role: Role, delivery_tag: u64) {
-        ClientMethod::BasicNack { delivery_tag }.encode(self.behind_login(), role.channel());
     }
 
     pub(super) fn acknowledge(&mut self, role: Role, delivery_tag: u64) {
@@ -361,7 +337,10 @@ impl BrokerSide {
                         },
                     ),
                     Role::Will => (Content::Unwanted, Notice::WillDelivered { consumer_tag, delivery_tag }),
-                    Role::Topology | Role::Publish | Role::Confirm | Role::Keep | Role::Replay => {
+                    Role::Replay => {
+                        (Content::Got, Notice::Got { consumer_tag: Some(consumer_tag), delivery_tag })
+                    }
+                    Role::Topology | Role::Publish | Role::Confirm | Role::Keep => {
                         return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
                     }
                 };
@@ -443,7 +422,7 @@ impl BrokerSide {
             Awaited::Replay(step) => match *method {
                 BrokerMethod::BasicGetOk { delivery_tag } => {
                     self.announce(role, Content::Got)?;
-                    Some(Notice::Got { delivery_tag })
+                    Some(Notice::Got { consumer_tag: None, delivery_tag })
                 }
                 _ => Some(Notice::ReplayDone(step)),
             },

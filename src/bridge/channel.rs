@@ -109,6 +109,8 @@ impl Awaited {
                 replay::Step::Exchange => matches!(method, B::ExchangeDeclareOk),
                 replay::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
                 replay::Step::Get => matches!(method, B::BasicGetOk { .. } | B::BasicGetEmpty),
+                replay::Step::Wait => matches!(method, B::BasicConsumeOk),
+                replay::Step::Cancel => matches!(method, B::BasicCancelOk),
             },
         }
     }
@@ -121,6 +123,7 @@ impl Awaited {
             self,
             Self::Step(session::Step::Consume(_) | session::Step::Lock(lock::Step::Consume))
                 | Self::Will(will::Step::Consume)
+                | Self::Replay(replay::Step::Wait)
         )
     }
 }

@@ -84,15 +84,20 @@ impl Bridge {
                         replayer.returned();
                     }
                 }
-                Notice::Got { delivery_tag } => {
+                Notice::Got { consumer_tag, delivery_tag } => {
                     if let Some(replayer) = &mut self.replayer {
-                        replayer.announced(delivery_tag);
+                        replayer.announced(consumer_tag, delivery_tag);
                     }
                 }
                 Notice::GotContent(header) => self.got(&header),
                 Notice::GotBody { bytes, last } => {
                     if let Some(replayer) = &mut self.replayer {
                         replayer.body(bytes, last, &mut self.broker);
+                    }
+                }
+                Notice::Cancelled { role: Role::Replay, consumer_tag } => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.cancelled(consumer_tag);
                     }
                 }
                 Notice::Cancelled { role, consumer_tag } => {
@@ -129,6 +134,9 @@ impl Bridge {
                     let (session, queue) = session
                         .and_then(|session| Some((session, session.consumed_queue(consumer_tag)?)))
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.overtaken.arriving(routing_key);
+                    }
                     let level = session.level(queue);
                     let is_wanted = session.wants(queue, routing_key);
                     let is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
@@ -178,7 +186,7 @@ impl Bridge {
     fn channel_closed(&mut self, role: Role, why: Refused<'_>, steps: VecDeque<Step>) -> Result<(), Error> {
         let fatal = Error::BrokerClosed { code: why.code, method: why.method };
         if matches!(role, Role::Keep | Role::Replay) {
-            self.retaining_refused(role, why.code);
+            self.retaining_refused(role, why);
             return Ok(());
         }
         let Some(session) = &mut self.session else { return Err(fatal) };
@@ -222,9 +230,14 @@ impl Bridge {
         };
         // A retained message comes from ourselves, for the subscription that matches it. Only the default exchange is ours alone.
         let retained = header.text(RETAINED.as_bytes()).filter(|_| is_direct);
+        if let (Some(replayer), None, Some(_)) =
+            (&mut self.replayer, retained, header.text(RETAINED.as_bytes()))
+        {
+            replayer.overtakes();
+        }
         if let Some(routing_key) = retained {
             is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-            is_wanted = true;
+            is_wanted = self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
         }
         if !is_wanted {
             self.pass_over(level, delivery_tag);

@@ -149,6 +149,7 @@ impl Bridge {
         let properties = Properties {
             persistent: publish.qos > QoS::AtMostOnce,
             mqtt_headers: self.broker.wants_mqtt_headers().then_some(mqtt_headers),
+            retained: is_retained.then_some(b""),
             ..Properties::default()
         };
         let to = Address { exchange: self.config.exchange.as_short(), routing_key, mandatory: false };

@@ -18,10 +18,12 @@
 //! the filter is for the asker to see. Nothing grows but with the topics that have a message now.
 
 pub(super) mod keep;
+mod overtaken;
 pub(super) mod replay;
 
 use super::broker::BrokerSide;
 use super::channel::{Awaited, Role};
+use super::session::Refused;
 use super::{Bridge, from_broker};
 use crate::amqp::{
     Address, ClientMethod, ContentHeader, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags,
@@ -239,15 +241,16 @@ impl Bridge {
     }
 
     /// The broker refused a step and closed its channel.
-    pub(super) fn retaining_refused(&mut self, role: Role, code: u16) {
+    pub(super) fn retaining_refused(&mut self, role: Role, why: Refused) {
         match role {
             Role::Keep => {
-                let outcome = self.keeper.as_mut().and_then(|keeper| keeper.refused(code, &mut self.broker));
+                let outcome =
+                    self.keeper.as_mut().and_then(|keeper| keeper.refused(why.code, &mut self.broker));
                 self.keep_on(outcome);
             }
             _ => {
                 if let Some(replayer) = &mut self.replayer {
-                    replayer.refused(code, &mut self.broker);
+                    replayer.refused(why, &mut self.broker);
                 }
             }
         }

@@ -136,6 +136,7 @@ impl Will {
         let properties = Properties {
             persistent: self.qos > QoS::AtMostOnce,
             mqtt_headers: broker.wants_mqtt_headers().then_some(mqtt_headers),
+            retained: self.keeping.is_some().then_some(b""),
             ..Properties::default()
         };
         broker.publish_whole(Role::Will, Address::queue(self.queue.as_short()), properties, &self.payload);

@@ -12,19 +12,23 @@
 //! ```
 //!
 //! The copy goes into the client's own queue, since two messages cannot be interleaved in MQTT, and passes through in the pieces in
-//! which it arrives. While one reader holds a message the others find its queue empty, and try again.
+//! which it arrives. While one reader holds a message the others find its queue empty: they become its consumers, and the broker
+//! serves one after the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::overtaken::Overtaken;
 use super::{Names, QUESTION_PRIORITY, question_key};
 use crate::amqp::reply_code::NOT_FOUND;
 use crate::amqp::{
-    Address, ClientMethod, ContentHeader, MqttHeaders, Properties, QueueArguments, QueueFlags, ShortStr,
+    Address, ClientMethod, ContentHeader, MethodId, MqttHeaders, PUBLISH_QOS, Properties, QueueArguments,
+    QueueFlags, ShortStr,
 };
 use crate::bridge::broker::BrokerSide;
 use crate::bridge::channel::{Awaited, Role};
 use crate::bridge::queues::Level;
+use crate::bridge::session::Refused;
 use crate::config::ShortText;
 use crate::mqtt::QoS;
 use crate::time::{Duration, Instant};
@@ -36,17 +40,18 @@ const ANSWERS: usize = 32;
 /// How many messages are held at once, out of reach for other readers.
 const MESSAGES: usize = 8;
 
-/// How often an empty queue is asked again at once, and how often after a while, each time twice as long: a reader whose host died
-/// holds its message for as long as the broker takes to notice. A queue may also be empty because it waits for a will.
-const ATTEMPTS_AT_ONCE: u8 = 3;
-const ATTEMPTS: u8 = 13;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// How long an empty queue is waited for: a reader whose host died holds its message for as long as the broker takes to notice. A
+/// queue may also be empty because it is there for a will.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// With more filters than this waiting, no SUBSCRIBE may come.
 const MAX_FILTERS: usize = 4096;
 
-/// The most empty queues that are asked again after a while.
-const MAX_PARKED: usize = 1024;
+/// The most queues that are waited for.
+const MAX_WAITING: usize = 1024;
+
+/// How often the broker may say that what we ask for is not there any more.
+const MAX_MISSING: u16 = 1000;
 
 /// One request to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,8 @@ pub(in crate::bridge) enum Step {
     Exchange,
     Declare,
     Get,
+    Wait,
+    Cancel,
 }
 
 /// The retained messages that a client is still to be given.
@@ -64,23 +71,22 @@ pub(in crate::bridge) struct Replayer {
     has_answers: bool,
     /// The client's user may not.
     is_off: bool,
-    jobs: VecDeque<Job>,
+    missing_left: u16,
+    jobs: VecDeque<Filter>,
     phase: Phase,
     /// Topics whose messages are to be fetched, and those that are asked for, in order.
     found: VecDeque<Found>,
     fetching: VecDeque<Found>,
-    /// The delivery that basic.get has announced, and the one whose body is on its way.
+    /// Those whose messages were not there, by consumer tag, and until when they are waited for.
+    waiting: BTreeMap<Box<[u8]>, (Found, Instant)>,
+    consumers: u64,
+    /// The delivery that is announced, of which consumer, and the one whose body is on its way.
     announced: u64,
+    announced_to: Option<Box<[u8]>>,
     holding: Option<u64>,
-    /// Those whose messages were not there, and when they are to be asked again.
-    parked: Vec<(Instant, Found)>,
     /// Publishes since the channel was opened.
     published: u64,
-}
-
-enum Job {
-    Filter(Filter),
-    Again(Vec<Found>),
+    pub(in crate::bridge) overtaken: Overtaken,
 }
 
 struct Filter {
@@ -93,7 +99,6 @@ struct Found {
     queue: ShortText,
     key: Box<str>,
     level: Level,
-    attempts: u8,
 }
 
 enum Phase {
@@ -129,14 +134,18 @@ impl Replayer {
             answers,
             has_answers: false,
             is_off: false,
+            missing_left: MAX_MISSING,
             jobs: VecDeque::new(),
             phase: Phase::Idle,
             found: VecDeque::new(),
             fetching: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            consumers: 0,
             announced: 0,
+            announced_to: None,
             holding: None,
-            parked: Vec::new(),
             published: 0,
+            overtaken: Overtaken::default(),
         }
     }
 
@@ -147,44 +156,42 @@ impl Replayer {
 
     /// The client has subscribed to a filter.
     pub(in crate::bridge) fn replay(&mut self, binding_key: &[u8], level: Level, broker: &mut BrokerSide) {
+        self.overtaken.forget(binding_key);
         let Ok(binding_key) = core::str::from_utf8(binding_key) else { return };
         if !self.is_off {
-            self.jobs.push_back(Job::Filter(Filter { binding_key: binding_key.into(), level }));
+            self.jobs.push_back(Filter { binding_key: binding_key.into(), level });
             self.start(broker);
         }
     }
 
-    /// When an empty queue is to be asked again.
+    /// When the first of the queues that are waited for is to be given up.
     pub(in crate::bridge) fn wakes_at(&self) -> Option<Instant> {
-        self.parked.iter().map(|&(at, _)| at).min()
+        self.waiting.values().map(|&(_, until)| until).min()
     }
 
     /// The time has come.
     pub(in crate::bridge) fn wake(&mut self, now: Instant, broker: &mut BrokerSide) {
-        let (due, later) = core::mem::take(&mut self.parked).into_iter().partition(|&(at, _)| at <= now);
-        self.parked = later;
-        let due: Vec<_> = due;
-        self.jobs.push_back(Job::Again(due.into_iter().map(|(_, found)| found).collect()));
-        self.start(broker);
+        if self.holding.is_some() {
+            // Nothing may cut into its body.
+            return self.waiting.values_mut().for_each(|(_, until)| *until = now + PATIENCE);
+        }
+        let (over, waiting) =
+            core::mem::take(&mut self.waiting).into_iter().partition(|&(_, (_, until))| until <= now);
+        self.waiting = waiting;
+        let over: BTreeMap<_, _> = over;
+        over.keys().for_each(|consumer_tag| cancel(consumer_tag, broker));
     }
 
     /// Starts the next job when none is under way.
     fn start(&mut self, broker: &mut BrokerSide) {
-        while matches!(self.phase, Phase::Idle) {
-            match self.jobs.pop_front() {
-                None => return,
-                Some(Job::Filter(filter)) => {
-                    let Some(question) = question_key(&filter.binding_key) else { continue };
-                    self.open(broker);
-                    let confirm = self.ask(&question, None, broker);
-                    self.phase = Phase::Asking { filter, question, confirm, returned: false };
-                }
-                Some(Job::Again(found)) => {
-                    self.found.extend(found);
-                    self.phase = Phase::Fetching { filter: None };
-                    self.fetch(broker);
-                }
-            }
+        while matches!(self.phase, Phase::Idle)
+            && self.holding.is_none()
+            && let Some(filter) = self.jobs.pop_front()
+        {
+            let Some(question) = question_key(&filter.binding_key) else { continue };
+            self.open(broker);
+            let confirm = self.ask(&question, None, broker);
+            self.phase = Phase::Asking { filter, question, confirm, returned: false };
         }
     }
 
@@ -243,8 +250,8 @@ impl Replayer {
             broker.request(Role::Replay, declare, Awaited::Replay(Step::Declare));
             self.has_answers = true;
         }
-        let answers = self.answers.clone();
-        self.ask(question, Some(answers.as_short().as_bytes()), broker);
+        let asker = self.answers.clone();
+        self.ask(question, Some(asker.as_short().as_bytes()), broker);
         // Each queue has answered the first question before it takes note of the second.
         let confirm = self.ask(question, None, broker);
         self.phase = Phase::Questioning { filter, confirm };
@@ -261,12 +268,15 @@ impl Replayer {
 
     fn find(&mut self, key: &[u8], level: Level) {
         if let Some(place) = self.names.place(key) {
-            self.found.push_back(Found { queue: place.queue, key: place.key, level, attempts: 0 });
+            self.found.push_back(Found { queue: place.queue, key: place.key, level });
         }
     }
 
     /// Asks for as many messages as may be held; when there are none left, goes on with what is next.
     fn fetch(&mut self, broker: &mut BrokerSide) {
+        if !matches!(self.phase, Phase::Fetching { .. }) {
+            return self.start(broker);
+        }
         while self.fetching.len() < MESSAGES
             && let Some(found) = self.found.pop_front()
         {
@@ -292,11 +302,11 @@ impl Replayer {
             }
             (Step::Get, _) => {
                 if let Some(found) = self.fetching.pop_front() {
-                    self.try_again(now, found);
+                    self.wait_for(now, found, broker);
                 }
                 self.fetch(broker);
             }
-            (Step::Exchange | Step::Declare, _) => {}
+            (Step::Exchange | Step::Declare | Step::Wait | Step::Cancel, _) => {}
         }
     }
 
@@ -313,23 +323,31 @@ impl Replayer {
         }
     }
 
-    fn try_again(&mut self, now: Instant, mut found: Found) {
-        found.attempts += 1;
-        match found.attempts.checked_sub(ATTEMPTS_AT_ONCE) {
-            None => self.found.push_back(found),
-            Some(pauses) if found.attempts < ATTEMPTS && self.parked.len() < MAX_PARKED => {
-                self.parked.push((now + FIRST_PAUSE * (1 << pauses), found));
-            }
-            Some(_) => {}
+    /// Another reader has the message, or there is none.
+    fn wait_for(&mut self, now: Instant, found: Found, broker: &mut BrokerSide) {
+        if self.waiting.len() == MAX_WAITING {
+            return;
         }
+        self.consumers += 1;
+        let consumer_tag: Box<[u8]> = format!("retained{}", self.consumers).into_bytes().into();
+        let consume = ClientMethod::BasicConsume {
+            queue: found.queue.as_short(),
+            consumer_tag: ShortStr::new(&consumer_tag).unwrap_or(ShortStr::EMPTY),
+            no_ack: false,
+            exclusive: false,
+        };
+        broker.request(Role::Replay, consume, Awaited::Replay(Step::Wait));
+        self.waiting.insert(consumer_tag, (found, now + PATIENCE));
     }
 
-    /// basic.get has a message.
-    pub(in crate::bridge) const fn announced(&mut self, delivery_tag: u64) {
+    /// There is a message, by basic.get or for a consumer.
+    pub(in crate::bridge) fn announced(&mut self, consumer_tag: Option<&[u8]>, delivery_tag: u64) {
         self.announced = delivery_tag;
+        self.announced_to = consumer_tag.map(Box::from);
     }
 
-    /// Its header: of an answer, or of a retained message, which is copied to `queues`, the client's at each level.
+    /// Its header: of an answer or a question, or of a retained message that was published at this QoS and is copied to `queues`, the
+    /// client's at each level.
     pub(in crate::bridge) fn got(
         &mut self,
         header: &ContentHeader<'_>,
@@ -337,32 +355,59 @@ impl Replayer {
         published: QoS,
         broker: &mut BrokerSide,
     ) {
-        if let Phase::Listening { filter, .. } = &self.phase {
-            let key = header.text(b"x-first-death-queue").and_then(|queue| self.names.topic_of(queue));
-            if let Some(key) = key.filter(|key| topic::subscribes(filter.binding_key.as_bytes(), key)) {
-                let level = filter.level;
-                self.find(key, level);
+        match (self.announced_to.take(), &self.phase) {
+            // Somebody's question met a consumer instead of a queue that is too long. When it is dead, that is the answer.
+            (Some(_), _) if header.body_size == 0 && header.integer(PUBLISH_QOS.as_bytes()).is_none() => {
+                broker.give_back(Role::Replay, self.announced, false);
             }
-            return self.heard(broker);
+            (Some(consumer_tag), _) => match self.waiting.remove(&consumer_tag) {
+                Some((found, _)) => {
+                    cancel(&consumer_tag, broker);
+                    self.copy(&found, header, queues, published, broker);
+                }
+                None => broker.give_back(Role::Replay, self.announced, true),
+            },
+            (None, Phase::Listening { filter, .. }) => {
+                let key = header.text(b"x-first-death-queue").and_then(|queue| self.names.topic_of(queue));
+                if let Some(key) = key.filter(|key| topic::subscribes(filter.binding_key.as_bytes(), key)) {
+                    let level = filter.level;
+                    self.find(key, level);
+                }
+                self.heard(broker);
+            }
+            (None, _) => {
+                if let Some(found) = self.fetching.pop_front() {
+                    self.copy(&found, header, queues, published, broker);
+                }
+            }
         }
-        let Some(found) = self.fetching.pop_front() else { return };
+    }
+
+    fn copy(
+        &mut self,
+        found: &Found,
+        header: &ContentHeader<'_>,
+        queues: [ShortStr<'_>; 2],
+        published: QoS,
+        broker: &mut BrokerSide,
+    ) {
         // Without a payload there is none: a will's, perhaps, that was to clear it.
-        if header.body_size > 0 {
-            let mqtt_headers = MqttHeaders { publish_qos: published as i8, dup: false };
-            let properties = Properties {
-                persistent: found.level == Level::One && published > QoS::AtMostOnce,
-                mqtt_headers: Some(mqtt_headers),
-                retained: Some(found.key.as_bytes()),
-                ..Properties::default()
-            };
-            let to = Address::queue(*found.level.of(&queues));
-            broker.relay(to, properties, header.body_size);
-            self.published += 1;
-            self.holding = Some(self.announced);
-        } else {
-            broker.give_back(Role::Replay, self.announced);
-            self.fetch(broker);
+        if header.body_size == 0 {
+            broker.give_back(Role::Replay, self.announced, true);
+            return self.fetch(broker);
         }
+        let mqtt_headers = MqttHeaders { publish_qos: published as i8, dup: false };
+        let properties = Properties {
+            persistent: found.level == Level::One && published > QoS::AtMostOnce,
+            mqtt_headers: Some(mqtt_headers),
+            retained: Some(found.key.as_bytes()),
+            ..Properties::default()
+        };
+        let to = Address::queue(*found.level.of(&queues));
+        broker.relay(to, properties, header.body_size);
+        self.published += 1;
+        self.overtaken.copied();
+        self.holding = Some(self.announced);
     }
 
     /// A piece of its body.
@@ -371,27 +416,61 @@ impl Replayer {
         broker.relay_body(bytes, last);
         if last {
             self.holding = None;
-            broker.give_back(Role::Replay, delivery_tag);
+            broker.give_back(Role::Replay, delivery_tag, true);
             self.fetch(broker);
         }
     }
 
+    /// A message that was to be kept, too, reaches the client.
+    pub(in crate::bridge) fn overtakes(&mut self) {
+        let is_idle = matches!(self.phase, Phase::Idle) && self.jobs.is_empty() && self.waiting.is_empty();
+        self.overtaken.overtakes(is_idle);
+    }
+
+    /// A queue that was waited for is gone.
+    pub(in crate::bridge) fn cancelled(&mut self, consumer_tag: &[u8]) {
+        self.waiting.remove(consumer_tag);
+    }
+
     /// The broker refused what was asked, and closed the channel.
-    pub(in crate::bridge) fn refused(&mut self, code: u16, broker: &mut BrokerSide) {
+    pub(in crate::bridge) fn refused(&mut self, why: Refused, broker: &mut BrokerSide) {
         self.holding = None;
-        if code == NOT_FOUND && matches!(self.phase, Phase::Fetching { .. }) {
-            // The message has been cleared meanwhile. Those behind it were not looked at.
-            self.fetching.pop_front();
-            while let Some(found) = self.fetching.pop_back() {
-                self.found.push_front(found);
+        self.announced_to = None;
+        let missing_left = self.missing_left.checked_sub(1).filter(|_| why.code == NOT_FOUND);
+        let Some(missing_left) = missing_left else { return self.stop() };
+        self.missing_left = missing_left;
+        // Those behind the one that is missing were not looked at, and the consumers are gone with their channel.
+        let consumed = core::mem::take(&mut self.waiting).into_values().map(|(found, _)| found);
+        let is_blamed = |at: usize| at == 0 && why.method == MethodId::BASIC_GET;
+        let fetched = core::mem::take(&mut self.fetching).into_iter().enumerate();
+        self.found.extend(fetched.filter(|&(at, _)| !is_blamed(at)).map(|(_, found)| found).chain(consumed));
+        let filter = match core::mem::replace(&mut self.phase, Phase::Fetching { filter: None }) {
+            Phase::Asking { filter, .. }
+            | Phase::Questioning { filter, .. }
+            | Phase::Listening { filter, .. } => {
+                self.has_answers = false;
+                self.jobs.push_front(filter);
+                None
             }
-            return self.fetch(broker);
-        }
+            Phase::Fetching { filter } => filter,
+            Phase::Idle => None,
+        };
+        self.phase = Phase::Fetching { filter };
+        self.fetch(broker);
+    }
+
+    /// The client's user may not read what is kept.
+    fn stop(&mut self) {
         self.is_off = true;
         self.jobs.clear();
         self.found.clear();
         self.fetching.clear();
-        self.parked.clear();
+        self.waiting.clear();
         self.phase = Phase::Idle;
     }
+}
+
+fn cancel(consumer_tag: &[u8], broker: &mut BrokerSide) {
+    let consumer_tag = ShortStr::new(consumer_tag).unwrap_or(ShortStr::EMPTY);
+    broker.request(Role::Replay, ClientMethod::BasicCancel { consumer_tag }, Awaited::Replay(Step::Cancel));
 }

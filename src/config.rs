@@ -155,6 +155,7 @@ struct RawConfig {
     ignore_colons_in_username: bool,
     exchange: String,
     topic_mapping: RawTopicMapping,
+    sparkplug: bool,
     queue_prefix: String,
     subscription_ttl: Ttl,
     qos0_max_length: Number,
@@ -212,6 +213,7 @@ impl Default for RawConfig {
             ignore_colons_in_username: false,
             exchange: "amq.topic".into(),
             topic_mapping: RawTopicMapping::default(),
+            sparkplug: false,
             queue_prefix: String::new(),
             subscription_ttl: Ttl::Milliseconds(Number(86_400_000.0)),
             qos0_max_length: Number(10_000.0),
@@ -293,9 +295,16 @@ impl TryFrom<RawConfig> for Config {
             vhost: short("vhost", &raw.vhost)?,
             ignore_colons_in_username: raw.ignore_colons_in_username,
             exchange: short("exchange", &raw.exchange)?,
-            topic_mapping: match raw.topic_mapping {
-                RawTopicMapping::Rabbitmq => TopicMapping::Rabbitmq,
-                RawTopicMapping::Reversible => TopicMapping::Reversible,
+            topic_mapping: match (raw.topic_mapping, raw.sparkplug) {
+                (RawTopicMapping::Rabbitmq, false) => TopicMapping::Rabbitmq,
+                (RawTopicMapping::Rabbitmq, true) => TopicMapping::Sparkplug,
+                (RawTopicMapping::Reversible, false) => TopicMapping::Reversible,
+                (RawTopicMapping::Reversible, true) => {
+                    return Err(ConfigError::new(
+                        "sparkplug",
+                        "expected false with a reversible topic_mapping, which keeps Sparkplug's topics as they are",
+                    ));
+                }
             },
             queue_prefix: match raw.queue_prefix {
                 prefix if prefix.len() <= 64 => prefix.into(),

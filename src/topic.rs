@@ -11,6 +11,8 @@ pub enum TopicMapping {
     /// RabbitMQ's: they stay as they are, so `a.b` arrives as `a/b`, and a filter's level `*` is a wildcard.
     #[default]
     Rabbitmq,
+    /// RabbitMQ's with its `sparkplug`: the version in front of a Sparkplug topic, `spBv1.0/...`, is `spBv1___0` in keys.
+    Sparkplug,
     /// `+2E` and `+2A` stand for them in keys. No topic name holds a `+`, so every legal topic comes back as it was.
     Reversible,
 }
@@ -32,7 +34,8 @@ impl TopicMapping {
     /// Writes the routing key of a topic name over `key`.
     pub fn routing_key(self, topic: &str, key: &mut Vec<u8>) {
         key.clear();
-        self.literals(topic.as_bytes(), key);
+        let rest = self.version(topic, key);
+        self.literals(rest.as_bytes(), key);
     }
 
     /// Writes the binding key of a topic filter over `key`. A `#` may stand at any level, as AMQP has it.
@@ -41,6 +44,7 @@ impl TopicMapping {
         if filter.is_empty() {
             return Err(FilterError::Empty);
         }
+        let filter = self.version(filter, key);
         for (i, level) in filter.split('/').enumerate() {
             if i > 0 {
                 key.push(b'.');
@@ -55,9 +59,24 @@ impl TopicMapping {
         Ok(())
     }
 
+    /// Writes the version in front of a Sparkplug topic as keys have it; gives what is left to be translated.
+    fn version<'t>(self, topic: &'t str, key: &mut Vec<u8>) -> &'t str {
+        match sparkplug_version(topic, ".", '/').filter(|_| self == Self::Sparkplug) {
+            Some([major, minor, rest]) => {
+                for part in [major, KEY_VERSION_DOT, minor] {
+                    key.extend_from_slice(part.as_bytes());
+                }
+                rest
+            }
+            None => topic,
+        }
+    }
+
     fn literals(self, text: &[u8], key: &mut Vec<u8>) {
         match self {
-            Self::Rabbitmq => key.extend(text.iter().map(|&b| if b == b'/' { b'.' } else { b })),
+            Self::Rabbitmq | Self::Sparkplug => {
+                key.extend(text.iter().map(|&b| if b == b'/' { b'.' } else { b }))
+            }
             Self::Reversible => {
                 for &b in text {
                     match b {
@@ -76,6 +95,12 @@ impl TopicMapping {
         topic.clear();
         let text = core::str::from_utf8(routing_key).map_err(|_| NotATopic)?;
         let mut rest = text;
+        if self == Self::Sparkplug
+            && let Some([major, minor, behind]) = sparkplug_version(text, KEY_VERSION_DOT, '.')
+        {
+            topic.extend([major, ".", minor]);
+            rest = behind;
+        }
         while let Some(at) = rest.find(['.', '+', '#', '\0']) {
             let (plain, special) = rest.split_at(at);
             topic.push_str(plain);
@@ -92,6 +117,18 @@ impl TopicMapping {
         topic.push_str(rest);
         if topic.is_empty() { Err(NotATopic) } else { Ok(()) }
     }
+}
+
+/// The dot of a Sparkplug version in keys.
+const KEY_VERSION_DOT: &str = "___";
+
+/// `spAv` or `spBv` and a number, another number behind `dot`, and the rest, which starts with `end`.
+fn sparkplug_version<'t>(text: &'t str, dot: &str, end: char) -> Option<[&'t str; 3]> {
+    let (version, _) = text.split_once(end)?;
+    let (major, minor) = version.split_once(dot)?;
+    let number = major.strip_prefix("spAv").or_else(|| major.strip_prefix("spBv"))?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (is_number(number) && is_number(minor)).then_some([major, minor, text.get(version.len()..)?])
 }
 
 /// A shared subscription's group and filter, of `$share/group/filter`: MQTT 5 section 4.8.2, which brokers offer to 3.1.1 clients too.
@@ -202,6 +239,25 @@ mod tests {
         for filter in ["a+", "a/b#", "+a/b", "#/#b"] {
             assert_eq!(key(TopicMapping::Rabbitmq, filter), Err(FilterError::Wildcard), "{filter}");
         }
+    }
+
+    #[test]
+    fn sparkplug_versions() {
+        let there_and_back = |topic| there_and_back(TopicMapping::Sparkplug, topic);
+        for (topic, key) in [
+            ("spBv1.0/group/NDATA/node", "spBv1___0.group.NDATA.node"),
+            ("spAv10.25/g", "spAv10___25.g"),
+            ("cities/london", "cities.london"),
+            ("a/spBv1___0/b", "a.spBv1___0.b"),
+        ] {
+            assert_eq!(there_and_back(topic), (key.into(), Ok(topic.into())));
+        }
+        for topic in ["spBv1.0", "spCv1.0/x", "spBv.0/x", "spBv1./x", "spBv1.0a/x", "x/spBv1.0/x"] {
+            assert_eq!(there_and_back(topic).0, topic.replace('/', "."));
+        }
+        let mut key = Vec::new();
+        TopicMapping::Sparkplug.binding_key("spBv1.0/+/#", &mut key).unwrap();
+        assert_eq!(key, b"spBv1___0.*.#");
     }
 
     #[test]

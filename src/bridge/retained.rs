@@ -241,7 +241,7 @@ impl Bridge {
     }
 
     /// The broker refused a step and closed its channel.
-    pub(super) fn retaining_refused(&mut self, role: Role, why: Refused) {
+    pub(super) fn retaining_refused(&mut self, role: Role, why: Refused<'_>) {
         match role {
             Role::Keep => {
                 let outcome =

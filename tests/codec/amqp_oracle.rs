@@ -147,7 +147,7 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
             })),
         ),
         (
-            ClientMethod::BasicNack { delivery_tag: 7 },
+            ClientMethod::BasicNack { delivery_tag: 7, requeue: true },
             C::Basic(basic::AMQPMethod::Nack(basic::Nack {
                 delivery_tag: 7,
                 multiple: false,

@@ -433,7 +433,7 @@ impl Replayer {
     }
 
     /// The broker refused what was asked, and closed the channel.
-    pub(in crate::bridge) fn refused(&mut self, why: Refused, broker: &mut BrokerSide) {
+    pub(in crate::bridge) fn refused(&mut self, why: Refused<'_>, broker: &mut BrokerSide) {
         self.holding = None;
         self.announced_to = None;
         let missing_left = self.missing_left.checked_sub(1).filter(|_| why.code == NOT_FOUND);

@@ -5,15 +5,14 @@
 //!
 //! | statements | why |
 //! |---|---|
-//! | 3.1.2-4 to 3.1.2-7, 3.2.2-2, 3.2.2-3, 4.1.0-1, 4.1.0-2, 4.4.0-1, 3.1.3-2 (one holder of an id), 3.1.4-2 | sessions: a later issue |
-//! | 3.1.2-8 to 3.1.2-12, 3.14.4-3 | wills: a later issue |
 //! | 3.3.1-5 to 3.3.1-12, 3.8.4-3's replay | retained messages: a later issue |
-//! | 4.7.2-1 | `$` topics: the broker matches, and does not know them |
+//! | 4.1.0-1, 4.1.0-2 | how long a session and its messages are kept is the broker's and `subscription_ttl`'s |
 //! | 4.6.0-5, 4.6.0-6, 4.5.0-1, 3.3.5-1 | ordering and matching are the broker's; we keep its order |
 // A test says what is wrong by panicking, its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(non_snake_case, reason = "names of the standard's statements")]
 
+use amq_protocol::frame::AMQPFrame;
 use support::{
     methods::*,
     module,
@@ -105,6 +104,67 @@ fn mqtt_3_1_2_3__the_reserved_connect_flag_is_checked() {
     });
 }
 
+/// The queue outlives the connection; the next one finds it and is given what it holds.
+#[test]
+fn mqtt_3_1_2_4__a_session_that_is_kept_goes_on() {
+    both(|t| {
+        t.client(connect_kept("c"));
+        t.agree();
+        t.hears(connack(0));
+        t.client(DISCONNECT);
+        let told = t.agree();
+        assert!(!told.contains(&AMQPFrame::Method(TOPOLOGY, delete(1))), "{told:?}");
+    });
+    both(|t| {
+        t.broker.has_queue(KEPT[1]);
+        t.client(connect_kept("c"));
+        let told = t.agree();
+        t.hears(PRESENT);
+        assert!(told.contains(&AMQPFrame::Method(CONSUME, consume_kept(1))), "{told:?}");
+    });
+}
+
+#[test]
+fn mqtt_3_1_2_6__a_clean_session_discards_the_one_before() {
+    both(|t| {
+        t.broker.has_queue(KEPT[1]);
+        t.client(connect("c"));
+        let told = t.agree();
+        for level in [0, 1] {
+            assert!(told.contains(&AMQPFrame::Method(TOPOLOGY, delete(level))), "{told:?}");
+        }
+        t.hears(connack(0));
+    });
+}
+
+/// Held where any end of the connection publishes it.
+#[test]
+fn mqtt_3_1_2_8__the_will_is_stored_before_connack() {
+    both(|t| {
+        t.client(connect_will(1, "w", "gone"));
+        t.expect_connection();
+        t.expect_session();
+        t.expect_will("w", b"gone");
+        t.greet("RabbitMQ", "4.1.0");
+        t.reply(CONNECTION, open_ok());
+        t.grant_session();
+        t.hears_nothing();
+        t.grant_will();
+        t.hears(connack(0));
+    });
+}
+
+#[test]
+fn mqtt_3_1_2_10_and_3_14_4_3__disconnect_discards_the_will() {
+    both(|t| {
+        t.client(connect_will(1, "w", "gone"));
+        t.agree();
+        t.hears(connack(0));
+        t.client(DISCONNECT);
+        t.expect_withdrawal();
+    });
+}
+
 #[test]
 fn mqtt_3_1_2_24__one_and_a_half_keep_alive_times() {
     both(|t| {
@@ -153,6 +213,17 @@ fn mqtt_3_1_4_1__an_invalid_connect_is_closed_without_connack() {
 }
 
 #[test]
+fn mqtt_3_1_4_2__another_connection_of_the_same_client_ends_this_one() {
+    both(|t| {
+        t.log_in();
+        t.reply(CONSUME, cancel_consumer("lock", true));
+        t.expect(CONNECTION, goodbye());
+        t.reply(CONNECTION, close_ok());
+        is_thrown_out(t);
+    });
+}
+
+#[test]
 fn mqtt_3_1_4_4__an_accepted_connect_is_connack_0() {
     both(Talk::log_in);
 }
@@ -187,6 +258,20 @@ fn mqtt_3_2_2_1__no_session_present_with_clean_session() {
         t.agree();
         t.hears([0x20, 2, 0, 0]);
     });
+}
+
+#[test]
+fn mqtt_3_2_2_2_and_3_2_2_3__session_present_says_whether_there_was_one() {
+    for (has_session, expected) in [(true, PRESENT.to_vec()), (false, connack(0))] {
+        both(|t| {
+            if has_session {
+                t.broker.has_queue(KEPT[1]);
+            }
+            t.client(connect_kept("c"));
+            t.agree();
+            t.hears(&expected);
+        });
+    }
 }
 
 #[test]
@@ -381,6 +466,18 @@ fn mqtt_4_6_0_1__answers_come_in_the_order_of_the_messages() {
         t.client(ids.map(|id| publish(1, id, "a", b"")).concat());
         t.agree();
         t.hears(ids.map(puback).concat());
+    });
+}
+
+#[test]
+fn mqtt_4_7_2_1__a_wildcard_in_front_does_not_match_a_dollar() {
+    both(|t| {
+        t.log_in();
+        t.subscribe(0);
+        t.deliver((0, 1, false), "$SYS.a", mode(1), b"x");
+        t.hears_nothing();
+        t.deliver((0, 2, false), "a.$SYS", mode(1), b"x");
+        t.hears(publish(0, 0, "a/$SYS", b"x"));
     });
 }
 

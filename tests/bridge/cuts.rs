@@ -13,7 +13,7 @@ use support::{
 type Conversation = (&'static str, fn(&mut Talk));
 
 /// Each of these ends with both sides gone.
-const CONVERSATIONS: [Conversation; 3] = [
+const CONVERSATIONS: [Conversation; 4] = [
     (r#"{"heartbeat": 20}"#, |t| {
         t.log_in();
         t.client(subscribe(1, &[("a/#", 0), ("b+", 1), ("b", 2)]));
@@ -36,6 +36,17 @@ const CONVERSATIONS: [Conversation; 3] = [
         t.client(PINGREQ);
         t.broker(scripted_broker::heartbeat());
         t.reply(CONNECTION, close(320, "CONNECTION_FORCED"));
+    }),
+    (r#"{"will_refresh": 1000, "heartbeat": 0}"#, |t| {
+        // A session to be kept, with a will at QoS 1.
+        t.client(connect_with(0xcc, 0, &["c", "w", "gone", "u", "p"]));
+        t.agree();
+        t.client(subscribe(1, &[("$share/g/a", 1), ("b", 0)]));
+        t.agree();
+        t.advance(1_000);
+        t.agree();
+        t.client([unsubscribe(2, &["$share/g/a"]), DISCONNECT.to_vec()].concat());
+        t.agree();
     }),
     (r#"{"local_reply_cluster": "refusals"}"#, |t| {
         t.client(connect_with(0xc0, 0, &["", "u", "p"]));

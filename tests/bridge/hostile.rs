@@ -8,13 +8,14 @@ use leveret::{
 use std::rc::Rc;
 use support::{methods::*, packets::*, scripted_broker, talk::peer};
 
-/// How much may come of nothing: a login, a goodbye, heartbeats.
-const ALLOWANCE: usize = 4_096;
+/// How much may come of nothing: a login, a goodbye with what holds the client's end back, heartbeats.
+const ALLOWANCE: usize = 80_000;
 /// How much may come of a byte. A step of SUBSCRIBE is the most: four bytes of it make a bind and an unbind with names,
 /// and a refused channel asks for all that were behind it again.
 const PER_BYTE: usize = 256;
 
-const CONFIGS: [&str; 4] = [
+const CONFIGS: [&str; 5] = [
+    r#"{"will_refresh": 1000, "on_unauthorized": "drop"}"#,
     "{}",
     r#"{"login": "sequential", "heartbeat": 2}"#,
     r#"{"connect_mode": "eager", "allow_anonymous": false, "frame_max": 4096}"#,
@@ -64,9 +65,9 @@ impl Rig {
         self.now = self.now.max(at);
         self.bridge.handle_timeout(self.now);
         self.drain();
-        // Closing is the host's to do.
+        // Another may be due as well; closing is the host's to do.
         let next = self.bridge.poll_timeout();
-        let moved = next.is_none_or(|(next, _)| next > self.now);
+        let moved = next.is_none_or(|(next, again)| next > self.now || again != timer);
         assert!(moved || matches!(next, Some((_, Timer::Close))), "{timer:?} at {at:?} gets nowhere");
     }
 
@@ -86,11 +87,25 @@ impl Rig {
     }
 }
 
+/// Each kind of client.
+fn login(random: &mut fastrand::Rng) -> Vec<u8> {
+    match random.u8(..4) {
+        0 => connect(""),
+        1 => connect_kept("c"),
+        2 => connect_will(random.u8(..3), "a/will", "gone"),
+        _ => connect("c"),
+    }
+}
+
 /// Whole items of a client: the more of them make sense, the deeper they get.
 fn client_item(random: &mut fastrand::Rng) -> Vec<u8> {
     let id = random.u16(0..4);
-    match random.u8(..14) {
+    match random.u8(..18) {
         0 | 1 => connect("c"),
+        14 => subscribe(id, &[("$share/g/a", random.u8(..3)), ("$SYS/#", 0)]),
+        15 => unsubscribe(id, &["$share/g/a", "$SYS/#"]),
+        16 => publish_flags(random.u8(..3) << 1 | 1, id, "kept", &vec![7; random.usize(..3)]),
+        17 => connect_kept("c"),
         2 => publish_flags(random.u8(..16), id, "a/b", &vec![7; random.usize(..400)]),
         3 => publish(1, id, "a", b"x"),
         4 => publish(2, id, "a", b""),
@@ -108,8 +123,25 @@ fn client_item(random: &mut fastrand::Rng) -> Vec<u8> {
 
 /// Whole frames of a broker.
 fn broker_item(random: &mut fastrand::Rng) -> Vec<u8> {
-    let (level, number, channel) = (random.usize(..2), random.u64(..4), random.u16(..6));
-    let method = match random.u8(..24) {
+    let (level, number, channel) = (random.usize(..2), random.u64(..4), random.u16(..9));
+    let code = [320, 403, 404, 405, 406, 541][random.usize(..6)];
+    let method = match random.u8(..40) {
+        24 => (CONSUME, consumed("lock")),
+        25 => (CONSUME, declared(LOCK, random.u32(..2))),
+        26 => ([TOPOLOGY, CONSUME, WILL][random.usize(..3)], delete_ok()),
+        27 => (WILL, [tx_select_ok(), rollback_ok(), commit_ok()][random.usize(..3)].clone()),
+        28 => (WILL, declared(WILL_QUEUE, 0)),
+        29 => (WILL, consumed(WILL_TAG)),
+        30 => (WILL, deliver_from_queue(WILL_QUEUE, WILL_TAG, number)),
+        31 => (CONSUME, cancelled("share0")),
+        32 if random.u8(..4) == 0 => (CONSUME, cancel_consumer("lock", true)),
+        33 => (CONSUME, consumed("share0")),
+        34 => ([TOPOLOGY, CONSUME, WILL][random.usize(..3)], channel_close(code, "", (50, 10))),
+        35 => ([PUBLISH, CONFIRM][random.usize(..2)], channel_close(code, "", (60, 40))),
+        36 => ([KEEP, REPLAY][random.usize(..2)], channel_close(code, "", (50, 10))),
+        37 => ([KEEP, REPLAY][random.usize(..2)], returned()),
+        38 => ([KEEP, REPLAY][random.usize(..2)], ack(number, random.bool())),
+        39 => return scripted_broker::header(channel, random.u64(..20), mode(random.u8(..4))),
         0 => (0, start("RabbitMQ", "3.10.8", "PLAIN")),
         1 => (0, tune(random.u16(..), random.u32(..), random.u16(..))),
         2 => (0, open_ok()),
@@ -164,7 +196,7 @@ fn hostile_conversation(seed: u64) -> Vec<&'static str> {
         }
         match rig.random.u8(..8) {
             0..4 => {
-                let item = if step == 0 { connect("c") } else { client_item(&mut rig.random) };
+                let item = if step == 0 { login(&mut rig.random) } else { client_item(&mut rig.random) };
                 let item = mutate(&mut rig.random, item);
                 rig.taken += item.len();
                 rig.bridge.handle_client(rig.now, item, false);

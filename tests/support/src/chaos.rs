@@ -126,17 +126,24 @@ async fn storm(options: &Options, mut rng: Rng, folder: &Path) -> Result<Report>
     watcher.abort();
     sightings.read(amqp).await?;
 
-    let just_before = |will: wills::WillId| {
-        let seen = sightings.first(will.to_string().as_bytes());
-        seen.is_some_and(|seen| world.killed_around(seen))
-    };
-    let wills = world.wills.borrow().compare(&sightings.sent(), just_before);
+    let unwritten =
+        |will: &[u8], within| sightings.first(will).is_some_and(|seen| world.killed_after(seen, within));
+    let wills = world
+        .wills
+        .borrow()
+        .compare(&sightings.sent(), |will| unwritten(will.to_string().as_bytes(), UNWRITTEN));
+    let forgotten = sightings.forgotten();
+    for will in forgotten.iter().filter(|will| !unwritten(will, UNWRITTEN_WHEN_BUSY)) {
+        let will = String::from_utf8_lossy(will);
+        world.broken(world::BROKER, "a will was not kept in a durable queue");
+        world.note(world::BROKER, format!("that was will {will}"));
+    }
     print!("{}", stories(&world, &wills));
     if let Some(path) = &options.journal {
         fs::write(path, world.journal()).with_context(|| path.display().to_string())?;
     }
     let report = Report::new(&world, wills, options.clients);
-    Ok(Report { wills_forgotten: sightings.forgotten(), cleared_in, queues, connections_left, ..report })
+    Ok(Report { wills_forgotten: forgotten.len() as u64, cleared_in, queues, connections_left, ..report })
 }
 
 /// Everybody, each with randomness of its own.
@@ -231,6 +238,10 @@ const GATHER: Duration = Duration::from_secs(60);
 const STANDSTILL: Duration = Duration::from_secs(20);
 /// The queues of wills expire after 10 s, locks that were never held after 60 s.
 const LEFT_OVER: Duration = Duration::from_secs(75);
+/// RabbitMQ writes a queue to disk when it has been idle for 200 ms; some more for a busy machine.
+const UNWRITTEN: Duration = Duration::from_secs(1);
+/// The durable queue of all wills is seldom idle for so long.
+const UNWRITTEN_WHEN_BUSY: Duration = Duration::from_secs(5);
 /// Broken promises of which to tell the story.
 const STORIES: usize = 5;
 /// How much of the time before and after belongs to a story.

@@ -49,10 +49,10 @@ impl Sightings {
         self.first.borrow().get(payload).copied()
     }
 
-    /// How many were seen when they were sent, and were not in the durable queue at the end.
-    pub(crate) fn forgotten(&self) -> u64 {
+    /// Those that were seen when they were sent, and were not in the durable queue at the end.
+    pub(crate) fn forgotten(&self) -> Vec<Vec<u8>> {
         let kept = self.kept.borrow();
-        self.live.borrow().keys().filter(|payload| !kept.contains_key(*payload)).count() as u64
+        self.live.borrow().keys().filter(|payload| !kept.contains_key(*payload)).cloned().collect()
     }
 
     /// Reads the durable queue.
@@ -167,6 +167,6 @@ mod tests {
         }
         let sent = ["again", "again", "both", "live", "twice", "twice"].map(|name| name.as_bytes().to_vec());
         assert_eq!(sightings.sent(), sent);
-        assert_eq!(sightings.forgotten(), 1);
+        assert_eq!(sightings.forgotten(), [b"live"]);
     }
 }

@@ -139,9 +139,9 @@ impl World {
         self.kills.borrow_mut().push(at);
     }
 
-    /// Whether the broker was killed so soon after something was seen of it that it may not have written that down.
-    pub(crate) fn killed_around(&self, seen: Instant) -> bool {
-        self.kills.borrow().iter().any(|kill| (seen - ON_ITS_WAY..seen + UNWRITTEN).contains(kill))
+    /// Whether the broker was killed at most `within` after something was seen of it.
+    pub(crate) fn killed_after(&self, seen: Instant, within: Duration) -> bool {
+        self.kills.borrow().iter().any(|kill| (seen - ON_ITS_WAY..seen + within).contains(kill))
     }
 
     /// What happened to `who`, and to the programs, between two moments.
@@ -172,8 +172,6 @@ fn is_program(who: &str) -> bool {
 /// What the journal calls them.
 pub(crate) const BROKER: &str = "broker";
 pub(crate) const ENVOY: &str = "envoy";
-/// RabbitMQ writes a queue to disk when it has been idle for 200 ms; some more for a busy machine.
-const UNWRITTEN: Duration = Duration::from_secs(1);
 /// What a killed broker has sent may be seen a moment later; it takes seconds until it is back.
 const ON_ITS_WAY: Duration = Duration::from_millis(200);
 /// How long a thawed Envoy may take to work off what has waited for it.

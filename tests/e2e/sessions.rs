@@ -7,7 +7,7 @@ use support::process::wait_until;
 
 use crate::amqp::{Amqp, persistent};
 use crate::mqtt::{Client, Connect, subscribe};
-use crate::world::{PATIENCE, binding_keys, broker, mqtt, own_envoy, queue, queues_of};
+use crate::world::{EXPIRY, PATIENCE, binding_keys, broker, mqtt, own_envoy, queue, queues_of};
 
 #[test]
 fn persistent_session_is_present_once_it_was_made() -> Result<()> {
@@ -209,7 +209,7 @@ fn clean_session_leaves_nothing_at_the_broker() -> Result<()> {
     let mut client = Client::login(mqtt(Mode::Lazy), id)?;
     client.subscribe("clean-leaves-nothing/1", 1)?;
     client.reset()?;
-    wait_until("nothing is left after RST", PATIENCE, || queues_of(id).ok()?.is_empty().then_some(()))?;
+    wait_until("nothing is left after RST", EXPIRY, || queues_of(id).ok()?.is_empty().then_some(()))?;
     // And without ever having subscribed.
     Client::login(mqtt(Mode::Lazy), id)?.disconnect()?;
     wait_until("nothing is left without subscriptions", PATIENCE, || {

@@ -10,8 +10,8 @@ use support::process::wait_until;
 use crate::amqp::{Amqp, persistent};
 use crate::mqtt::{Client, Connect, DISCONNECT, Will, publish};
 use crate::world::{
-    PATIENCE, broker, connection, mqtt, own_envoy, own_envoy_with, queues_of, restricted_user, rough_broker,
-    to, trapping_module,
+    EXPIRY, PATIENCE, broker, connection, mqtt, own_envoy, own_envoy_with, queues_of, restricted_user,
+    rough_broker, to, trapping_module,
 };
 
 #[test]
@@ -231,7 +231,7 @@ fn will_leaves_nothing_behind() -> Result<()> {
             client.reset()?;
             watch.hears_the_will_once()?;
         }
-        wait_until("it has left nothing", PATIENCE, || {
+        wait_until("it has left nothing", EXPIRY, || {
             let left = queues_of(&watch.id).ok()?;
             left.iter().all(|name| name.contains("watcher")).then_some(())
         })?;

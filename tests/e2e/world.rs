@@ -151,3 +151,6 @@ pub(crate) fn connections(client_id: &str) -> Result<Vec<Value>> {
 
 /// For everything that takes an instant on an idle machine; the deadline is for a busy one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For what the broker forgets by itself: within 27 s, the lock of a connection that broke.
+pub(crate) const EXPIRY: Duration = Duration::from_secs(60);

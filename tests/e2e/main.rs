@@ -20,4 +20,5 @@ mod link;
 mod mqtt;
 mod operation;
 mod refusals;
+mod retained;
 mod world;

@@ -29,6 +29,7 @@ mod pressure;
 mod publish;
 mod python;
 mod refusals;
+mod retained;
 mod rules;
 mod sessions;
 mod shared;

@@ -116,6 +116,18 @@ fn sparkplug_mapping_is_off_by_default() -> Result<()> {
 }
 
 #[test]
+fn sparkplug_mapping_keeps_the_version_s_dot() -> Result<()> {
+    let envoy = own_envoy("sparkplug", json!({ "sparkplug": true }))?;
+    let mut device = Client::login(envoy.address("mqtt")?, "sparkplug-on")?;
+    device.subscribe("spBv1.0/sparkplug-on/#", 1)?;
+    device.publish("spBv1.0/sparkplug-on/NBIRTH/node", b"")?;
+    assert_eq!(device.receive()?.topic, "spBv1.0/sparkplug-on/NBIRTH/node");
+    Amqp::connect()?.publish("spBv1___0.sparkplug-on.NDATA.node", b"", persistent())?;
+    assert_eq!(device.receive()?.topic, "spBv1.0/sparkplug-on/NDATA/node");
+    Ok(())
+}
+
+#[test]
 fn dollar_topics_are_not_matched_by_a_wildcard_at_the_start() -> Result<()> {
     let amqp = Amqp::connect()?;
     for (number, filter) in ["+/dollar/state", "#/dollar/state", "+/+/state"].into_iter().enumerate() {

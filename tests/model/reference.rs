@@ -4,9 +4,11 @@
 //! quiet, and the reference judges what every client has heard: everything it must have, and nothing that it may not.
 
 mod filter;
+mod group;
 
 use crate::world::{Delivery, Heard, LinkId};
 use filter::{Filter, Topic};
+use group::{Groups, Leaving, shared};
 use std::collections::BTreeMap;
 
 /// Everything that is known of the clients.
@@ -17,6 +19,7 @@ pub(crate) struct Reference {
     /// The number of the batch.
     batch: u32,
     clients: Vec<Client>,
+    groups: Groups,
     messages: Vec<Message>,
     /// Published in this batch.
     fresh: Vec<Fresh>,
@@ -131,6 +134,7 @@ impl Reference {
             now: 0,
             batch: 0,
             clients: (0..clients).map(|_| Client::default()).collect(),
+            groups: Groups::default(),
             messages: Vec::new(),
             fresh: Vec::new(),
             cut: Vec::new(),
@@ -181,6 +185,10 @@ impl Reference {
         let Some((connection, session)) = self.clients[client].online() else { return };
         let mut codes = Vec::new();
         for (filter, qos) in filters {
+            if let Some(shared) = shared(filter) {
+                codes.push(self.groups.join(client, shared, *qos).unwrap_or(0x80));
+                continue;
+            }
             codes.push(match Filter::new(filter) {
                 Some(filter) => {
                     session.earlier.push(session.subscriptions.clone());
@@ -197,7 +205,12 @@ impl Reference {
     /// UNSUBSCRIBE of these filters.
     pub(crate) fn unsubscribe(&mut self, client: Id, packet: u16, filters: &[String]) {
         let Some((connection, session)) = self.clients[client].online() else { return };
-        for filter in filters.iter().filter_map(|filter| Filter::new(filter)) {
+        filters
+            .iter()
+            .filter_map(|filter| shared(filter))
+            .for_each(|shared| self.groups.leave(client, shared));
+        let own = filters.iter().filter(|filter| shared(filter).is_none());
+        for filter in own.filter_map(|filter| Filter::new(filter)) {
             session.earlier.push(session.subscriptions.clone());
             session.subscriptions.remove(&filter);
         }
@@ -225,6 +238,7 @@ impl Reference {
     pub(crate) fn acknowledge(&mut self, client: Id, packet: u16) {
         if let Some((_, session)) = self.clients[client].online() {
             session.queues[1].retain(|copy| copy.sent != Some(packet));
+            self.groups.acknowledge(client, packet);
         }
     }
 
@@ -234,6 +248,7 @@ impl Reference {
             connection.holds_acks = hold;
             if !hold {
                 session.queues[1].retain(|copy| copy.sent.is_none());
+                self.groups.acknowledge_all(client);
             }
         }
     }
@@ -262,6 +277,7 @@ impl Reference {
     pub(crate) fn is_unplugged(&mut self, client: Id) {
         if let Some((connection, _)) = self.clients[client].online() {
             connection.unplugged = true;
+            self.groups.is_unplugged(client);
         }
     }
 
@@ -271,17 +287,20 @@ impl Reference {
         let it = &mut self.clients[client];
         let Some(connection) = it.connection.take() else { return };
         self.cut.push(connection.link);
+        self.groups.leave_all(client, Leaving::Unnoticed { until: noticed }, self.now);
         it.ghosts.push(Ghost { noticed, will: connection.will });
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
             session.away = Some(noticed);
             session.haunted = Some(noticed);
+            session.come_back();
         }
     }
 
     /// Time passes.
     pub(crate) fn elapse(&mut self, millis: u64) {
         self.now += millis;
+        self.groups.elapse(self.now, self.limits.session_expiry);
         for client in 0..self.clients.len() {
             let silent =
                 self.clients[client].connection.as_ref().filter(|it| it.unplugged && it.keep_alive > 0);
@@ -296,7 +315,7 @@ impl Reference {
             if let Some(session) = &mut it.session
                 && session.haunted.take_if(|until| *until <= now).is_some()
             {
-                session.come_back();
+                session.is_unsettled = true;
             }
             for will in wills {
                 self.publishes(will, None, true);
@@ -316,6 +335,7 @@ impl Reference {
     }
 
     fn ends(&mut self, client: Id, will: Option<Message>, at: u64) {
+        self.groups.leave_all(client, Leaving::Noticed, at);
         let it = &mut self.clients[client];
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
@@ -348,6 +368,7 @@ impl Reference {
         for client in 0..self.clients.len() {
             self.judge_client(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
         }
+        self.groups.judge_rest(self.limits.prefetch, &self.messages)?;
         self.batch += 1;
         self.cut.clear();
         Ok(())
@@ -405,6 +426,7 @@ impl Reference {
                 heard.get(&link).is_some_and(|heard| heard.iter().any(|it| receipts.contains(it)))
             });
             let is_published = is_certain && (!is_cut || is_received);
+            self.groups.publish(message, &Topic::new(&self.messages[message].topic), is_published);
             let &Message { ref topic, qos: published_qos, publisher, is_will, .. } = &self.messages[message];
             let topic = Topic::new(topic);
             for (id, client) in self.clients.iter_mut().enumerate() {
@@ -414,7 +436,9 @@ impl Reference {
                 let is_own_will = is_will && publisher == id;
                 let is_lost =
                     session.haunted.is_some() || session.is_unsettled || is_unplugged || is_own_will;
-                let subscribed = [0, 1].map(|qos| session.is_subscribed(&topic, qos));
+                let holds_acks = client.connection.as_ref().is_some_and(|it| it.holds_acks);
+                let subscribed = [(0, false), (1, holds_acks)]
+                    .map(|(qos, may_wait)| session.is_subscribed(&topic, qos, may_wait));
                 let is_twin = published_qos == 0 && subscribed.iter().all(|&(possible, _)| possible);
                 for (qos, (possible, certain)) in (0_u8..).zip(subscribed) {
                     if !possible {
@@ -426,9 +450,8 @@ impl Reference {
                     let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None, is_twin };
                     session.queues[usize::from(qos)].push(copy);
                 }
-                let kept = &mut session.queues[0];
-                if client.connection.is_none() && kept.len() > self.limits.qos0_max_length {
-                    kept.drain(..kept.len() - self.limits.qos0_max_length);
+                if client.connection.is_none() {
+                    session.forget_oldest(self.limits.qos0_max_length, &self.messages);
                 }
             }
         }
@@ -452,6 +475,9 @@ impl Reference {
                 let deliveries = heard.get(&ended.link).into_iter().flatten();
                 deliveries.for_each(|it| session.heard_before_the_end(it, ended.holds_acks, &self.messages));
             }
+            for it in heard.get(&ended.link).into_iter().flatten() {
+                self.groups.heard_before_the_end(it, &self.messages);
+            }
         }
         let (messages, prefetch) = (&self.messages, self.limits.prefetch);
         let Client { session, connection, .. } = &mut self.clients[id];
@@ -468,7 +494,12 @@ impl Reference {
         for delivery in
             heard.iter().filter_map(|it| if let Heard::Publish(it) = it { Some(it) } else { None })
         {
-            session.judge_delivery(delivery, connection.holds_acks, messages)?;
+            let as_member =
+                |groups: &mut Groups| groups.judge_delivery(id, delivery, connection.holds_acks, messages);
+            match session.judge_delivery(delivery, connection.holds_acks, messages) {
+                Err(wrong) if !as_member(&mut self.groups) => return Err(wrong),
+                Ok(()) | Err(_) => {}
+            }
         }
         if session.haunted.is_some() {
             // The one before has it all until it is known to be gone.
@@ -521,8 +552,9 @@ impl Client {
 impl Session {
     /// Whether a message of this batch may have, and must have, come in at this QoS.
     ///
-    /// Nobody can list what a kept session is subscribed to, so it may get what starts with `$` by a wildcard.
-    fn is_subscribed(&self, topic: &Topic, qos: u8) -> (bool, bool) {
+    /// Nobody can list what a kept session is subscribed to, so it may get what starts with `$` by a wildcard; and so may a client
+    /// that subscribes to it while the message waits.
+    fn is_subscribed(&self, topic: &Topic, qos: u8, may_wait: bool) -> (bool, bool) {
         let states = || self.earlier.iter().chain([&self.subscriptions]);
         let matches = |subscriptions: &Subscriptions, by_wildcard: bool| {
             subscriptions.iter().any(|(filter, &granted)| {
@@ -530,7 +562,7 @@ impl Session {
                 granted == qos && filter.matches(topic) && !is_kept_from
             })
         };
-        (states().any(|it| matches(it, self.is_kept)), states().all(|it| matches(it, false)))
+        (states().any(|it| matches(it, self.is_kept || may_wait)), states().all(|it| matches(it, false)))
     }
 
     /// What was sent and not acknowledged is to be sent again.
@@ -548,6 +580,27 @@ impl Session {
         {
             copy.is_possible |= messages[copy.message].qos.min(qos) == 0;
             copy.dup = copy.dup.filter(|&dup| dup);
+        }
+    }
+
+    /// Only so many messages at QoS 0 wait for a client that is away.
+    fn forget_oldest(&mut self, most: usize, messages: &[Message]) {
+        let kept = std::mem::take(&mut self.queues[0]);
+        let count = |is_counted: &dyn Fn(&Copy) -> bool| kept.iter().filter(|it| is_counted(it)).count();
+        let fates: Vec<(bool, bool)> = kept
+            .iter()
+            .map(|copy| {
+                let is_pushed_out = count(&|it| !it.is_possible && precedes(copy, it, messages)) >= most;
+                let may_be_pushed_out =
+                    count(&|it| it.message != copy.message && !precedes(it, copy, messages)) >= most;
+                (is_pushed_out, may_be_pushed_out)
+            })
+            .collect();
+        for (mut copy, (is_pushed_out, may_be_pushed_out)) in kept.into_iter().zip(fates) {
+            copy.is_possible |= may_be_pushed_out;
+            if !is_pushed_out {
+                self.queues[0].push(copy);
+            }
         }
     }
 

@@ -86,7 +86,7 @@ pub(crate) fn run(steps: &[Step], seed: u64) -> Result<(), String> {
         packet: 0,
         published: 0,
     };
-    let farewell = farewell();
+    let farewell = farewell(steps);
     for step in steps.iter().chain(&farewell) {
         run.step(step).map_err(|wrong| format!("{wrong}\n{}", run.world.trace.join("\n")))?;
     }
@@ -285,7 +285,7 @@ impl Act {
 }
 
 /// Every session is ended for good, by its client or by time: nothing is to be left at the broker.
-fn farewell() -> Vec<Step> {
+fn farewell(steps: &[Step]) -> Vec<Step> {
     let clients = (0..CLIENTS).flat_map(|client| {
         let connect =
             Act::Connect { client, is_kept: false, will: None, holds_acks: false, keep_alive: false };
@@ -293,7 +293,10 @@ fn farewell() -> Vec<Step> {
     });
     // Who has gone unnoticed, and what a will leaves behind for a while.
     let notice = [Act::Elapse { millis: 100_000 }, Act::Elapse { millis: 15_000 }];
-    clients.chain(notice).map(Step::Alone).collect()
+    // Groups are kept like sessions, for whoever comes back.
+    let has_groups = steps.iter().any(|step| format!("{step:?}").contains("$share/"));
+    let expiry = has_groups.then_some(Act::Elapse { millis: 6_000_000 });
+    clients.chain(notice).chain(expiry).map(Step::Alone).collect()
 }
 
 fn connect_packet(client: Id, is_kept: bool, will: Option<&Message>, keep_alive: u16) -> Vec<u8> {

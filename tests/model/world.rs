@@ -217,7 +217,7 @@ impl World {
     pub(crate) fn elapse(&mut self, millis: u64) {
         let end = self.now + millis;
         while self.now < end {
-            let stride = (end - self.now).min(1000);
+            let stride = (end - self.now).min(STRIDE);
             self.now += stride;
             self.broker.advance(stride);
             for link in self.links.iter_mut().filter(|link| link.state == State::Up && link.keep_alive > 0) {
@@ -416,6 +416,9 @@ fn piece(random: &mut fastrand::Rng, bytes: &mut Vec<u8>) -> Vec<u8> {
     let length = if most == usize::MAX { bytes.len() } else { length };
     bytes.drain(..length).collect()
 }
+
+/// Milliseconds: every timer that counts is longer.
+const STRIDE: u64 = 5_000;
 
 /// Turns until quiet: a sequence needs some hundreds.
 const ENOUGH: usize = 1_000_000;

@@ -292,7 +292,8 @@ impl Broker {
         let consumer =
             queue.consumers.iter_mut().find(|it| it.at == at && Some(&it.tag) == unacked.tag.as_ref());
         if let Some(consumer) = consumer {
-            consumer.unacked -= 1;
+            // A consumer of the same tag before it may have been delivered it.
+            consumer.unacked = consumer.unacked.saturating_sub(1);
         }
     }
 

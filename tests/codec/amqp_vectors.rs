@@ -249,8 +249,12 @@ fn frames_to_a_broker() {
         (ClientMethod::BasicGet { queue, no_ack: false }, b"\x00\x3c\x00\x46\x00\x00\x01q\x00"),
         (ClientMethod::BasicGet { queue, no_ack: true }, b"\x00\x3c\x00\x46\x00\x00\x01q\x01"),
         (
-            ClientMethod::BasicNack { delivery_tag: 1 << 40 },
+            ClientMethod::BasicNack { delivery_tag: 1 << 40, requeue: true },
             b"\x00\x3c\x00\x78\x00\x00\x01\x00\x00\x00\x00\x00\x02",
+        ),
+        (
+            ClientMethod::BasicNack { delivery_tag: 1 << 40, requeue: false },
+            b"\x00\x3c\x00\x78\x00\x00\x01\x00\x00\x00\x00\x00\x00",
         ),
         (ClientMethod::TxRollback, b"\x00\x5a\x00\x1e"),
         (

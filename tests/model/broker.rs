@@ -150,7 +150,9 @@ impl Broker {
     pub(crate) fn step(&mut self) -> bool {
         let mut work: Vec<ChannelId> = self.connections.iter().flat_map(|(&id, c)| c.work(id)).collect();
         if self.is_prompt
-            && let Some(&late) = work.iter().find(|at| self.connections[&at.0].channels.get(&at.1).is_some_and(Channel::has_late))
+            && let Some(&late) = work
+                .iter()
+                .find(|at| self.connections[&at.0].channels.get(&at.1).is_some_and(Channel::has_late))
         {
             work = vec![late];
         }
@@ -173,7 +175,10 @@ impl Broker {
 
     /// What is to be sent on a connection.
     pub(crate) fn take_output(&mut self, id: ConnectionId) -> Vec<u8> {
-        self.connections.get_mut(&id).map(|connection| std::mem::take(&mut connection.out)).unwrap_or_default()
+        self.connections
+            .get_mut(&id)
+            .map(|connection| std::mem::take(&mut connection.out))
+            .unwrap_or_default()
     }
 
     /// Whether the broker has closed the socket.
@@ -189,7 +194,8 @@ impl Broker {
         for channel in channels {
             let waiting = self.connection(id).inbox[&channel].len();
             for _ in 0..self.random.usize(..=waiting) {
-                if let Some(frame) = self.connection(id).inbox.get_mut(&channel).and_then(VecDeque::pop_front) {
+                if let Some(frame) = self.connection(id).inbox.get_mut(&channel).and_then(VecDeque::pop_front)
+                {
                     self.channel_frame(ChannelId(id, channel), frame);
                 }
             }
@@ -222,8 +228,12 @@ impl Broker {
             self.release(id);
             self.connection(id).phase = Phase::Closed;
         }
-        let expired: Vec<String> =
-            self.queues.iter().filter(|(_, queue)| queue.has_expired(now)).map(|(name, _)| name.clone()).collect();
+        let expired: Vec<String> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.has_expired(now))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in expired {
             self.delete_queue(&name);
         }
@@ -235,7 +245,13 @@ impl Broker {
     }
 
     /// A publisher of another protocol.
-    pub(crate) fn publish_directly(&mut self, exchange: &str, routing_key: &str, delivery_mode: u8, body: &[u8]) {
+    pub(crate) fn publish_directly(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        delivery_mode: u8,
+        body: &[u8],
+    ) {
         self.route(&Rc::new(Message {
             exchange: exchange.to_owned(),
             routing_key: routing_key.to_owned(),
@@ -258,7 +274,8 @@ impl Broker {
             return None;
         }
         let bytes: Vec<u8> = connection.unread.drain(..length).collect();
-        let (rest, frame) = parse_frame(bytes.as_slice()).unwrap_or_else(|e| panic!("not AMQP: {e}: {bytes:?}"));
+        let (rest, frame) =
+            parse_frame(bytes.as_slice()).unwrap_or_else(|e| panic!("not AMQP: {e}: {bytes:?}"));
         assert!(rest.is_empty(), "amq-protocol and the frame's size disagree");
         Some(frame)
     }
@@ -313,10 +330,15 @@ impl Broker {
     }
 
     /// An error that ends the connection.
-    fn close_connection(&mut self, id: ConnectionId, code: u16, text: &str, (class_id, method_id): (u16, u16)) {
+    fn close_connection(
+        &mut self,
+        id: ConnectionId,
+        code: u16,
+        text: &str,
+        (class_id, method_id): (u16, u16),
+    ) {
         self.release(id);
-        let close =
-            connection::Close { reply_code: code, reply_text: text.into(), class_id, method_id };
+        let close = connection::Close { reply_code: code, reply_text: text.into(), class_id, method_id };
         self.say(id, 0, AMQPClass::Connection(connection::AMQPMethod::Close(close)));
         self.connection(id).phase = Phase::Closed;
     }

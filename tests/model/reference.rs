@@ -283,8 +283,10 @@ impl Reference {
     pub(crate) fn elapse(&mut self, millis: u64) {
         self.now += millis;
         for client in 0..self.clients.len() {
-            let silent = self.clients[client].connection.as_ref().filter(|it| it.unplugged && it.keep_alive > 0);
-            if let Some(silence) = silent.map(|it| it.keep_alive * 3 / 2).filter(|&silence| silence <= millis) {
+            let silent =
+                self.clients[client].connection.as_ref().filter(|it| it.unplugged && it.keep_alive > 0);
+            if let Some(silence) = silent.map(|it| it.keep_alive * 3 / 2).filter(|&silence| silence <= millis)
+            {
                 self.goes(client, true, self.now - millis + silence);
             }
             let now = self.now;
@@ -334,7 +336,11 @@ impl Reference {
     // ------------------------------------------------------------ what clients see
 
     /// The batch is over and all is quiet: every client has heard this, on each of its connections.
-    pub(crate) fn judge(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+    pub(crate) fn judge(
+        &mut self,
+        heard: &BTreeMap<LinkId, Vec<Heard>>,
+        closed: &[LinkId],
+    ) -> Result<(), String> {
         for client in 0..self.clients.len() {
             self.judge_race(client, heard, closed).map_err(|wrong| format!("client {client}: {wrong}"))?;
         }
@@ -348,11 +354,21 @@ impl Reference {
     }
 
     /// Of several connections that were opened at once one stays, and the others end as if it had been the last.
-    fn judge_race(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
-        let (mut open, ended): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.clients[id].racing).into_iter().partition(|(link, _)| !closed.contains(link));
+    fn judge_race(
+        &mut self,
+        id: Id,
+        heard: &BTreeMap<LinkId, Vec<Heard>>,
+        closed: &[LinkId],
+    ) -> Result<(), String> {
+        let (mut open, ended): (Vec<_>, Vec<_>) = std::mem::take(&mut self.clients[id].racing)
+            .into_iter()
+            .partition(|(link, _)| !closed.contains(link));
         let Some((link, winner)) = open.pop() else {
-            return if ended.is_empty() { Ok(()) } else { Err("nobody is left of those that came at once".to_owned()) };
+            return if ended.is_empty() {
+                Ok(())
+            } else {
+                Err("nobody is left of those that came at once".to_owned())
+            };
         };
         if !open.is_empty() {
             return Err(format!("{link:?} and {} more came at once, and stay", open.len()));
@@ -396,7 +412,8 @@ impl Reference {
                 let is_unplugged = client.connection.as_ref().is_some_and(|it| it.unplugged);
                 // Its own will may be sent to the connection that ends.
                 let is_own_will = is_will && publisher == id;
-                let is_lost = session.haunted.is_some() || session.is_unsettled || is_unplugged || is_own_will;
+                let is_lost =
+                    session.haunted.is_some() || session.is_unsettled || is_unplugged || is_own_will;
                 let subscribed = [0, 1].map(|qos| session.is_subscribed(&topic, qos));
                 let is_twin = published_qos == 0 && subscribed.iter().all(|&(possible, _)| possible);
                 for (qos, (possible, certain)) in (0_u8..).zip(subscribed) {
@@ -421,7 +438,12 @@ impl Reference {
         }
     }
 
-    fn judge_client(&mut self, id: Id, heard: &BTreeMap<LinkId, Vec<Heard>>, closed: &[LinkId]) -> Result<(), String> {
+    fn judge_client(
+        &mut self,
+        id: Id,
+        heard: &BTreeMap<LinkId, Vec<Heard>>,
+        closed: &[LinkId],
+    ) -> Result<(), String> {
         for ended in std::mem::take(&mut self.clients[id].ended) {
             if !closed.contains(&ended.link) {
                 return Err(format!("{:?} is open", ended.link));
@@ -443,7 +465,9 @@ impl Reference {
         }
         let heard = heard.get(&connection.link).map_or(&[][..], Vec::as_slice);
         judge_replies(&mut connection.due, heard)?;
-        for delivery in heard.iter().filter_map(|it| if let Heard::Publish(it) = it { Some(it) } else { None }) {
+        for delivery in
+            heard.iter().filter_map(|it| if let Heard::Publish(it) = it { Some(it) } else { None })
+        {
             session.judge_delivery(delivery, connection.holds_acks, messages)?;
         }
         if session.haunted.is_some() {
@@ -519,7 +543,9 @@ impl Session {
 
     /// What waits may be sent on a connection that does not last.
     fn lose_track(&mut self, messages: &[Message]) {
-        for (qos, copy) in (0..).zip(&mut self.queues).flat_map(|(qos, queue)| queue.iter_mut().map(move |it| (qos, it))) {
+        for (qos, copy) in
+            (0..).zip(&mut self.queues).flat_map(|(qos, queue)| queue.iter_mut().map(move |it| (qos, it)))
+        {
             copy.is_possible |= messages[copy.message].qos.min(qos) == 0;
             copy.dup = copy.dup.filter(|&dup| dup);
         }
@@ -528,13 +554,20 @@ impl Session {
     /// What came on a connection that has ended need not come again, if it was acknowledged.
     fn heard_before_the_end(&mut self, it: &Heard, holds_acks: bool, messages: &[Message]) {
         let Heard::Publish(it) = it else { return };
-        for copy in self.queues.iter_mut().flatten().filter(|copy| messages[copy.message].payload == it.payload) {
+        for copy in
+            self.queues.iter_mut().flatten().filter(|copy| messages[copy.message].payload == it.payload)
+        {
             copy.is_possible |= !holds_acks || it.qos == 0;
             copy.dup = None;
         }
     }
 
-    fn judge_delivery(&mut self, it: &Delivery, holds_acks: bool, messages: &[Message]) -> Result<(), String> {
+    fn judge_delivery(
+        &mut self,
+        it: &Delivery,
+        holds_acks: bool,
+        messages: &[Message],
+    ) -> Result<(), String> {
         let in_queue = |queue: usize| {
             let at = self.queues[queue].iter().position(|copy| {
                 let message = &messages[copy.message];
@@ -557,9 +590,11 @@ impl Session {
             self.queues[1][one].is_possible = true;
         }
         let copy = self.queues[queue].remove(at);
-        let is_overtaken =
-            |other: &Copy| !copy.is_twin && !other.is_twin && other.sent.is_none() && precedes(other, &copy, messages);
-        if let Some(first) = self.queues[queue].iter().find(|other| !other.is_possible && is_overtaken(other)) {
+        let is_overtaken = |other: &Copy| {
+            !copy.is_twin && !other.is_twin && other.sent.is_none() && precedes(other, &copy, messages)
+        };
+        if let Some(first) = self.queues[queue].iter().find(|other| !other.is_possible && is_overtaken(other))
+        {
             return Err(format!("hears out of order: {}, before {:?}", told(it), messages[first.message]));
         }
         self.queues[queue].retain(|other| !is_overtaken(other));

@@ -18,17 +18,51 @@ pub(crate) enum Step {
 /// What a client does, or what happens to it. Without a connection, only the first makes sense; the others are passed over.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    Connect { client: Id, is_kept: bool, will: Option<(&'static str, u8)>, holds_acks: bool, keep_alive: bool },
-    Subscribe { client: Id, filters: Vec<(&'static str, u8)> },
-    Unsubscribe { client: Id, filters: Vec<&'static str> },
-    Publish { client: Id, topic: &'static str, qos: u8, size: usize, twice: bool },
-    Acknowledge { client: Id, which: usize },
-    HoldAcks { client: Id, hold: bool },
-    Disconnect { client: Id },
-    End { client: Id, end: End },
-    Elapse { millis: u64 },
+    Connect {
+        client: Id,
+        is_kept: bool,
+        will: Option<(&'static str, u8)>,
+        holds_acks: bool,
+        keep_alive: bool,
+    },
+    Subscribe {
+        client: Id,
+        filters: Vec<(&'static str, u8)>,
+    },
+    Unsubscribe {
+        client: Id,
+        filters: Vec<&'static str>,
+    },
+    Publish {
+        client: Id,
+        topic: &'static str,
+        qos: u8,
+        size: usize,
+        twice: bool,
+    },
+    Acknowledge {
+        client: Id,
+        which: usize,
+    },
+    HoldAcks {
+        client: Id,
+        hold: bool,
+    },
+    Disconnect {
+        client: Id,
+    },
+    End {
+        client: Id,
+        end: End,
+    },
+    Elapse {
+        millis: u64,
+    },
     /// A publisher of another protocol.
-    FromElsewhere { topic: &'static str, qos: u8 },
+    FromElsewhere {
+        topic: &'static str,
+        qos: u8,
+    },
 }
 
 /// A run: the bridges' world, and the reference's.
@@ -57,7 +91,11 @@ pub(crate) fn run(steps: &[Step], seed: u64) -> Result<(), String> {
         run.step(step).map_err(|wrong| format!("{wrong}\n{}", run.world.trace.join("\n")))?;
     }
     let left = run.world.broker.queue_names();
-    if left.is_empty() { Ok(()) } else { Err(format!("left at the broker: {left:?}\n{}", run.world.trace.join("\n"))) }
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("left at the broker: {left:?}\n{}", run.world.trace.join("\n")))
+    }
 }
 
 impl Run {
@@ -73,7 +111,8 @@ impl Run {
         for (link, heard) in heard.iter().filter(|(_, heard)| !heard.is_empty()) {
             self.world.trace.push(format!("        {link:?} hears {heard:?}"));
         }
-        let closed: Vec<LinkId> = self.links.iter().copied().filter(|&link| self.world.is_closed(link)).collect();
+        let closed: Vec<LinkId> =
+            self.links.iter().copied().filter(|&link| self.world.is_closed(link)).collect();
         self.reference.judge(&heard, &closed)
     }
 
@@ -129,7 +168,12 @@ impl Run {
             }
             &Act::FromElsewhere { topic, qos } => {
                 let message = self.message(CLIENTS, topic, qos, 0);
-                self.world.broker.publish_directly("amq.topic", &topic.replace('/', "."), qos + 1, &message.payload);
+                self.world.broker.publish_directly(
+                    "amq.topic",
+                    &topic.replace('/', "."),
+                    qos + 1,
+                    &message.payload,
+                );
                 self.reference.publish_from_elsewhere(message);
             }
             &Act::Elapse { millis } => {
@@ -151,7 +195,8 @@ impl Run {
     }
 
     fn act_online(&mut self, client: Id, link: LinkId, act: &Act, later: &[Act]) {
-        let returns = later.iter().any(|act| act.client() == Some(client) && matches!(act, Act::Connect { .. }));
+        let returns =
+            later.iter().any(|act| act.client() == Some(client) && matches!(act, Act::Connect { .. }));
         match act {
             Act::Subscribe { filters, .. } => {
                 let packet = self.next_packet();
@@ -242,7 +287,8 @@ impl Act {
 /// Every session is ended for good, by its client or by time: nothing is to be left at the broker.
 fn farewell() -> Vec<Step> {
     let clients = (0..CLIENTS).flat_map(|client| {
-        let connect = Act::Connect { client, is_kept: false, will: None, holds_acks: false, keep_alive: false };
+        let connect =
+            Act::Connect { client, is_kept: false, will: None, holds_acks: false, keep_alive: false };
         [connect, Act::Disconnect { client }]
     });
     // Who has gone unnoticed, and what a will leaves behind for a while.
@@ -276,8 +322,7 @@ impl Debug for Step {
 pub(crate) const CLIENTS: usize = 3;
 
 /// Small, so that limits are met.
-const CONFIG: &str =
-    r#"{"prefetch": 3, "qos0_max_length": 4, "subscription_ttl": 5000000, "heartbeat": 30, "will_refresh": 600000, "retained": false}"#;
+const CONFIG: &str = r#"{"prefetch": 3, "qos0_max_length": 4, "subscription_ttl": 5000000, "heartbeat": 30, "will_refresh": 600000, "retained": false}"#;
 
 /// The same as the reference sees it. A broker takes between two and three heartbeats to notice.
 const LIMITS: Limits =

@@ -115,7 +115,12 @@ impl Both {
             let said = pair.memory_heard.take();
             let has_closed = self.memory.has_closed(pair.memory);
             let answered = real.hear(said.len(), has_closed);
-            assert_eq!(by_channel(answered), by_channel(said), "{}: connection {id}: RabbitMQ's, ours", self.name);
+            assert_eq!(
+                by_channel(answered),
+                by_channel(said),
+                "{}: connection {id}: RabbitMQ's, ours",
+                self.name
+            );
             if has_closed {
                 pair.real = None;
             }
@@ -129,9 +134,13 @@ fn by_channel(frames: Vec<AMQPFrame>) -> BTreeMap<u16, Vec<String>> {
     let mut channels: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for frame in frames {
         let said = match &frame {
-            AMQPFrame::Method(0, AMQPClass::Connection(connection::AMQPMethod::Start(_))) => "start".to_owned(),
+            AMQPFrame::Method(0, AMQPClass::Connection(connection::AMQPMethod::Start(_))) => {
+                "start".to_owned()
+            }
             AMQPFrame::Method(0, AMQPClass::Connection(connection::AMQPMethod::Tune(_))) => "tune".to_owned(),
-            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => format!("confirm {}", ack.delivery_tag),
+            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => {
+                format!("confirm {}", ack.delivery_tag)
+            }
             AMQPFrame::Header(_, header) => {
                 let mode = header.properties.delivery_mode();
                 format!("header: {} bytes, delivery mode {mode:?}", header.body_size)

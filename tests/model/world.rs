@@ -198,8 +198,9 @@ impl World {
     pub(crate) fn settle(&mut self) {
         for _ in 0..ENOUGH {
             self.collect_from_broker();
-            let turns: Vec<(usize, Turn)> =
-                (0..self.links.len()).flat_map(|at| self.turns(at).into_iter().map(move |turn| (at, turn))).collect();
+            let turns: Vec<(usize, Turn)> = (0..self.links.len())
+                .flat_map(|at| self.turns(at).into_iter().map(move |turn| (at, turn)))
+                .collect();
             if self.random.bool() && self.broker.step() {
                 continue;
             }
@@ -350,13 +351,19 @@ impl World {
 impl Link {
     fn hear(&mut self, packet: Packet, now: u64) {
         let heard = match packet {
-            Packet::ConnAck(it) => Heard::Connack { session_present: it.session_present, code: it.code as u8 },
-            Packet::SubAck(it) => {
-                Heard::Suback(it.pkid, it.return_codes.iter().map(|code| match code {
-                    mqttbytes::v4::SubscribeReasonCode::Success(qos) => *qos as u8,
-                    mqttbytes::v4::SubscribeReasonCode::Failure => 0x80,
-                }).collect())
+            Packet::ConnAck(it) => {
+                Heard::Connack { session_present: it.session_present, code: it.code as u8 }
             }
+            Packet::SubAck(it) => Heard::Suback(
+                it.pkid,
+                it.return_codes
+                    .iter()
+                    .map(|code| match code {
+                        mqttbytes::v4::SubscribeReasonCode::Success(qos) => *qos as u8,
+                        mqttbytes::v4::SubscribeReasonCode::Failure => 0x80,
+                    })
+                    .collect(),
+            ),
             Packet::UnsubAck(it) => Heard::Unsuback(it.pkid),
             Packet::PubAck(it) => Heard::Puback(it.pkid),
             Packet::PubRec(it) => {

@@ -1,12 +1,12 @@
 //! Channels: each method and what it is answered.
 
-use super::queue::{Consumer, Refusal, Stored};
 use super::exchange::{Binding, Kind};
+use super::queue::{Consumer, Refusal, Stored};
 use super::{Broker, ChannelId, Message};
 use amq_protocol::{
-    types::AMQPValue,
     frame::AMQPFrame,
     protocol::{AMQPClass, basic, channel, confirm, exchange, queue, tx},
+    types::AMQPValue,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -34,8 +34,13 @@ pub(super) struct Channel {
 }
 
 enum Late {
-    ConsumeOk { tag: String },
-    Deliver { method: basic::Deliver, message: Rc<Message> },
+    ConsumeOk {
+        tag: String,
+    },
+    Deliver {
+        method: basic::Deliver,
+        message: Rc<Message>,
+    },
     CommitOk,
     /// The queue of a consumer is gone.
     Cancel(Lost),
@@ -80,7 +85,9 @@ struct Transaction {
 impl Channel {
     /// Whether something is due that it says in its own time.
     pub(super) fn has_late(&self) -> bool {
-        self.is_leaving || !self.late.is_empty() || self.confirms.as_ref().is_some_and(|confirms| !confirms.due.is_empty())
+        self.is_leaving
+            || !self.late.is_empty()
+            || self.confirms.as_ref().is_some_and(|confirms| !confirms.due.is_empty())
     }
 }
 
@@ -93,12 +100,25 @@ impl Broker {
                 self.connection(at.0).channels.insert(at.1, Channel::default());
                 return self.say(at.0, at.1, say::channel_open_ok());
             }
-            None => return self.close_connection(at.0, 504, "CHANNEL_ERROR - expected 'channel.open'", id_of(&frame)),
+            None => {
+                return self.close_connection(
+                    at.0,
+                    504,
+                    "CHANNEL_ERROR - expected 'channel.open'",
+                    id_of(&frame),
+                );
+            }
             Some(_) if is_open_method => {
-                return self.close_connection(at.0, 504, "CHANNEL_ERROR - second 'channel.open' seen", (20, 10));
+                return self.close_connection(
+                    at.0,
+                    504,
+                    "CHANNEL_ERROR - second 'channel.open' seen",
+                    (20, 10),
+                );
             }
             Some(it) if it.is_closing => {
-                if matches!(frame, AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)))) {
+                if matches!(frame, AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))))
+                {
                     self.connection(at.0).channels.remove(&at.1);
                 }
                 return;
@@ -166,7 +186,11 @@ impl Broker {
         Ok(())
     }
 
-    fn queue_method(&mut self, at: ChannelId, method: queue::AMQPMethod) -> Result<queue::AMQPMethod, Refusal> {
+    fn queue_method(
+        &mut self,
+        at: ChannelId,
+        method: queue::AMQPMethod,
+    ) -> Result<queue::AMQPMethod, Refusal> {
         use queue::AMQPMethod as M;
         Ok(match method {
             M::Declare(declare) => {
@@ -207,7 +231,11 @@ impl Broker {
         })
     }
 
-    fn transaction_method(&mut self, at: ChannelId, method: tx::AMQPMethod) -> Result<Option<tx::AMQPMethod>, Refusal> {
+    fn transaction_method(
+        &mut self,
+        at: ChannelId,
+        method: tx::AMQPMethod,
+    ) -> Result<Option<tx::AMQPMethod>, Refusal> {
         match method {
             tx::AMQPMethod::Select(_) => {
                 self.open_channel(at).transaction.get_or_insert_default();
@@ -239,7 +267,11 @@ impl Broker {
         }
     }
 
-    fn basic_method(&mut self, at: ChannelId, method: basic::AMQPMethod) -> Result<Option<basic::AMQPMethod>, Refusal> {
+    fn basic_method(
+        &mut self,
+        at: ChannelId,
+        method: basic::AMQPMethod,
+    ) -> Result<Option<basic::AMQPMethod>, Refusal> {
         use basic::AMQPMethod as M;
         match method {
             M::Qos(qos) => {
@@ -251,7 +283,11 @@ impl Broker {
             M::Cancel(cancel) => {
                 let tag = cancel.consumer_tag.to_string();
                 // Said first: RabbitMQ's queue could still deliver in between, and that is chance enough elsewhere.
-                self.say(at.0, at.1, AMQPClass::Basic(M::CancelOk(basic::CancelOk { consumer_tag: cancel.consumer_tag })));
+                self.say(
+                    at.0,
+                    at.1,
+                    AMQPClass::Basic(M::CancelOk(basic::CancelOk { consumer_tag: cancel.consumer_tag })),
+                );
                 if let Some(queue) = self.open_channel(at).consumers.remove(&tag) {
                     self.remove_consumer(&queue, at, &tag);
                     self.serve_others(&queue);
@@ -294,7 +330,8 @@ impl Broker {
         channel.late.push_back(Late::ConsumeOk { tag: tag.clone() });
         channel.consumers.insert(tag.clone(), name.clone());
         let prefetch = channel.prefetch.into();
-        let stays_cancelled = consume.arguments.inner().get("x-cancel-on-ha-failover") == Some(&AMQPValue::Boolean(true));
+        let stays_cancelled =
+            consume.arguments.inner().get("x-cancel-on-ha-failover") == Some(&AMQPValue::Boolean(true));
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
         let consumer = Consumer { at, tag, no_ack, exclusive, prefetch, unacked: 0, stays_cancelled };
         self.add_consumer(&name, consumer);
@@ -319,7 +356,9 @@ impl Broker {
         };
         let message = stored.message.clone();
         if !get.no_ack {
-            channel.unacked.insert(channel.last_tag, Unacked { queue: name, number, place, stored, tag: None });
+            channel
+                .unacked
+                .insert(channel.last_tag, Unacked { queue: name, number, place, stored, tag: None });
         }
         self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::GetOk(get_ok)), &message);
         Ok(())
@@ -343,7 +382,13 @@ impl Broker {
         channel.late.push_back(Late::Deliver { method: deliver, message });
     }
 
-    fn nack(&mut self, at: ChannelId, delivery_tag: u64, multiple: bool, requeue: bool) -> Result<(), Refusal> {
+    fn nack(
+        &mut self,
+        at: ChannelId,
+        delivery_tag: u64,
+        multiple: bool,
+        requeue: bool,
+    ) -> Result<(), Refusal> {
         for (_, unacked) in self.acknowledged(at, delivery_tag, multiple)? {
             let name = unacked.queue.clone();
             self.settle(at, &unacked);
@@ -357,7 +402,12 @@ impl Broker {
     }
 
     /// Deliveries that an acknowledgement is about. 0 with `multiple` is all there are.
-    fn acknowledged(&mut self, at: ChannelId, delivery_tag: u64, multiple: bool) -> Result<Vec<(u64, Unacked)>, Refusal> {
+    fn acknowledged(
+        &mut self,
+        at: ChannelId,
+        delivery_tag: u64,
+        multiple: bool,
+    ) -> Result<Vec<(u64, Unacked)>, Refusal> {
         let unacked = &mut self.open_channel(at).unacked;
         let tags: Vec<u64> = match (multiple, delivery_tag) {
             (true, 0) => unacked.keys().copied().collect(),
@@ -371,7 +421,12 @@ impl Broker {
     }
 
     /// A part of a publish.
-    fn content(&mut self, at: ChannelId, header: Option<(u64, basic::AMQPProperties)>, body: &[u8]) -> Result<(), Refusal> {
+    fn content(
+        &mut self,
+        at: ChannelId,
+        header: Option<(u64, basic::AMQPProperties)>,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
         let channel = self.open_channel(at);
         let incoming = channel.incoming.as_mut().expect("basic.publish comes first");
         incoming.body.extend(body);
@@ -416,7 +471,9 @@ impl Broker {
 
     /// Says something that a channel says in its own time.
     pub(super) fn say_late(&mut self, at: ChannelId) {
-        let Some(channel) = self.connections.get_mut(&at.0).and_then(|it| it.channels.get_mut(&at.1)) else { return };
+        let Some(channel) = self.connections.get_mut(&at.0).and_then(|it| it.channels.get_mut(&at.1)) else {
+            return;
+        };
         if let Some(late) = channel.late.pop_front() {
             return match late {
                 Late::ConsumeOk { tag } => {
@@ -426,7 +483,9 @@ impl Broker {
                 Late::Deliver { method, message } => {
                     self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::Deliver(method)), &message);
                 }
-                Late::CommitOk => self.say(at.0, at.1, AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}))),
+                Late::CommitOk => {
+                    self.say(at.0, at.1, AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {})))
+                }
                 Late::Cancel(lost) => self.cancel(lost),
             };
         }
@@ -481,7 +540,9 @@ impl Broker {
         let Some(channel) = self.channel(at) else { return };
         let consumers = std::mem::take(&mut channel.consumers);
         let transaction = channel.transaction.take().unwrap_or_default();
-        let unacked = std::mem::take(&mut channel.unacked).into_values().chain(transaction.acknowledged.into_iter().map(|(_, unacked)| unacked));
+        let unacked = std::mem::take(&mut channel.unacked)
+            .into_values()
+            .chain(transaction.acknowledged.into_iter().map(|(_, unacked)| unacked));
         let mut queues: BTreeMap<String, Vec<Unacked>> = BTreeMap::new();
         for it in unacked {
             queues.entry(it.queue.clone()).or_default().push(it);

@@ -131,7 +131,9 @@ impl Broker {
         let (now, number) = (self.now, self.declared + 1);
         if let Some(queue) = self.queues.get_mut(&name) {
             let is_ours = queue.owner.is_some_and(|it| it == owner);
-            if queue.owner.is_some() && !(is_ours && declare.exclusive) || queue.owner.is_none() && declare.exclusive {
+            if queue.owner.is_some() && !(is_ours && declare.exclusive)
+                || queue.owner.is_none() && declare.exclusive
+            {
                 return Err(locked(&name));
             }
             queue.used = now;
@@ -287,7 +289,8 @@ impl Broker {
     pub(super) fn settle(&mut self, at: ChannelId, unacked: &Unacked) {
         let queue = self.queues.get_mut(&unacked.queue).filter(|queue| queue.number == unacked.number);
         let Some(queue) = queue else { return };
-        let consumer = queue.consumers.iter_mut().find(|it| it.at == at && Some(&it.tag) == unacked.tag.as_ref());
+        let consumer =
+            queue.consumers.iter_mut().find(|it| it.at == at && Some(&it.tag) == unacked.tag.as_ref());
         if let Some(consumer) = consumer {
             consumer.unacked -= 1;
         }

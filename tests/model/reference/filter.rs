@@ -11,7 +11,8 @@ pub(super) struct Topic(Vec<String>);
 impl Filter {
     /// `None` when it is refused.
     pub(super) fn new(text: &str) -> Option<Self> {
-        let levels: Vec<String> = levels(text).map(|level| if level == "*" { "+" } else { level }.to_owned()).collect();
+        let levels: Vec<String> =
+            levels(text).map(|level| if level == "*" { "+" } else { level }.to_owned()).collect();
         let is_legal = |level: &String| level.len() == 1 || !level.contains(['+', '#']);
         (!text.is_empty() && levels.iter().all(is_legal)).then_some(Self(levels))
     }

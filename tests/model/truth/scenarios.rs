@@ -9,7 +9,11 @@ use support::methods as say;
 fn a_refused_method_closes_its_channel_and_nothing_more_is_looked_at() {
     both("refused", |b| {
         let c = b.connect();
-        b.says(c, 1, [passive("none"), declare("truth-ignored", DURABLE, &[]), bind("none", "amq.topic", "#")]);
+        b.says(
+            c,
+            1,
+            [passive("none"), declare("truth-ignored", DURABLE, &[]), bind("none", "amq.topic", "#")],
+        );
         b.says(c, 1, [declare("truth-ignored", DURABLE, &[])]);
         b.says(c, 2, [passive("truth-ignored")]);
         b.reopens(c, 1);
@@ -113,7 +117,9 @@ fn one_consumer_alone() {
 fn a_newcomer_takes_the_lock() {
     both("lock", |b| {
         let (old, new) = (b.connect(), b.connect());
-        let lock = || [delete("truth-lock"), declare("truth-lock", AUTO, &[]), consume_for_good("truth-lock", "lock")];
+        let lock = || {
+            [delete("truth-lock"), declare("truth-lock", AUTO, &[]), consume_for_good("truth-lock", "lock")]
+        };
         b.says(old, 1, lock());
         b.says(new, 1, lock());
         b.says(old, 1, [passive("truth-lock")]);
@@ -146,7 +152,7 @@ fn a_session_goes_to_who_waits_in_line_with_what_was_not_acknowledged_first() {
             b.says(new, 1, [ack(0, true), passive("truth-line")]);
             b.says(new, 1, [nack(9, true)]);
             b.reopens(new, 1);
-        b.says(new, 1, [delete("truth-line")]);
+            b.says(new, 1, [delete("truth-line")]);
         });
     }
 }
@@ -191,7 +197,11 @@ fn a_will_is_sent_when_its_holder_ends_and_not_when_its_queue_is_deleted() {
     for end in ends {
         both("will", |b| {
             let (holder, subscriber) = (b.connect(), b.connect());
-            b.says(subscriber, 1, [declare("truth-sub", EXCLUSIVE, &[]), bind("truth-sub", "amq.topic", "truth.will")]);
+            b.says(
+                subscriber,
+                1,
+                [declare("truth-sub", EXCLUSIVE, &[]), bind("truth-sub", "amq.topic", "truth.will")],
+            );
             b.says(subscriber, 1, [consume("truth-sub", "t", true, false)]);
             let arguments = [
                 ("x-message-ttl", AMQPValue::LongLongInt(0)),
@@ -212,7 +222,11 @@ fn a_will_is_sent_when_its_holder_ends_and_not_when_its_queue_is_deleted() {
 fn a_will_that_is_renewed_is_sent_once() {
     both("renewed will", |b| {
         let (holder, subscriber) = (b.connect(), b.connect());
-        b.says(subscriber, 1, [declare("truth-sub2", EXCLUSIVE, &[]), bind("truth-sub2", "amq.topic", "truth.will2")]);
+        b.says(
+            subscriber,
+            1,
+            [declare("truth-sub2", EXCLUSIVE, &[]), bind("truth-sub2", "amq.topic", "truth.will2")],
+        );
         b.says(subscriber, 1, [consume("truth-sub2", "t", true, false)]);
         let arguments = [
             ("x-message-ttl", AMQPValue::LongLongInt(0)),
@@ -243,7 +257,14 @@ fn what_goes_nowhere_comes_back_and_is_confirmed() {
         b.publishes(c, 1, mandatory("", "none"), b"nowhere");
         b.publishes(c, 1, to("", "none"), b"nowhere");
         b.publishes(c, 1, mandatory("amq.topic", "truth.nowhere"), b"nowhere");
-        b.says(c, 2, [declare("truth-sink", EXCLUSIVE, &[MAX_LENGTH_0]), bind("truth-sink", "amq.direct", "truth.key")]);
+        b.says(
+            c,
+            2,
+            [
+                declare("truth-sink", EXCLUSIVE, &[MAX_LENGTH_0]),
+                bind("truth-sink", "amq.direct", "truth.key"),
+            ],
+        );
         b.publishes(c, 1, mandatory("amq.direct", "truth.key"), b"somewhere");
         b.publishes(c, 1, mandatory("amq.direct", "truth.key2"), b"nowhere");
         b.says(c, 2, [passive("truth-sink"), consume("truth-sink", "t", true, false)]);
@@ -257,8 +278,15 @@ fn topics_match() {
     both("topics", |b| {
         let c = b.connect();
         let keys = ["a", "a.b", "a.b.c", "a..c", ".", "", "b", ".a", "a.", "$x.a", "a.c"];
-        for binding in ["#", "*", "a", "a.b", "a.*", "a.#", "#.c", "a.#.c", "#.#", "*.#", "*.b.#", "", ".", "*.*", "$x.#", "#.a.#"] {
-            b.says(c, 1, [declare("truth-topics", EXCLUSIVE, &[]), bind("truth-topics", "amq.topic", binding)]);
+        for binding in [
+            "#", "*", "a", "a.b", "a.*", "a.#", "#.c", "a.#.c", "#.#", "*.#", "*.b.#", "", ".", "*.*",
+            "$x.#", "#.a.#",
+        ] {
+            b.says(
+                c,
+                1,
+                [declare("truth-topics", EXCLUSIVE, &[]), bind("truth-topics", "amq.topic", binding)],
+            );
             b.says(c, 1, [consume("truth-topics", "t", true, false)]);
             for key in keys {
                 // Returned, or delivered.
@@ -275,7 +303,14 @@ fn topics_match() {
 fn a_queue_that_is_full_forgets_the_oldest() {
     both("max length", |b| {
         let c = b.connect();
-        b.says(c, 1, [declare("truth-full", EXCLUSIVE, &[("x-max-length", AMQPValue::LongLongInt(2))]), confirm_select()]);
+        b.says(
+            c,
+            1,
+            [
+                declare("truth-full", EXCLUSIVE, &[("x-max-length", AMQPValue::LongLongInt(2))]),
+                confirm_select(),
+            ],
+        );
         for n in 0..4_u8 {
             b.publishes(c, 1, to("", "truth-full"), &[n]);
         }
@@ -341,11 +376,9 @@ fn what_was_said_before_close_is_done() {
 
 #[test]
 fn what_ends_a_connection() {
-    for (channel, method) in [
-        (2, say::channel_open()),
-        (9, passive("none")),
-        (1, consume("truth-530", "t", true, false)),
-    ] {
+    for (channel, method) in
+        [(2, say::channel_open()), (9, passive("none")), (1, consume("truth-530", "t", true, false))]
+    {
         both("connection error", |b| {
             let c = b.connect();
             b.says(c, 1, [declare("truth-530", EXCLUSIVE, &[]), consume("truth-530", "t", true, false)]);
@@ -359,7 +392,11 @@ fn queues_expire_when_nobody_uses_them() {
     both("expiry", |b| {
         let c = b.connect();
         let expires = ("x-expires", AMQPValue::LongLongInt(1_000));
-        b.says(c, 1, [declare("truth-old", DURABLE, &[expires.clone()]), declare("truth-used", DURABLE, &[expires])]);
+        b.says(
+            c,
+            1,
+            [declare("truth-old", DURABLE, &[expires.clone()]), declare("truth-used", DURABLE, &[expires])],
+        );
         b.says(c, 2, [consume("truth-used", "t", true, false)]);
         b.waits(600);
         // Asking is use.

@@ -79,7 +79,10 @@ impl Real {
 
     /// Nothing follows connection.close or close-ok.
     fn is_over(&self) -> bool {
-        use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod::{Close, CloseOk}};
+        use amq_protocol::protocol::{
+            AMQPClass,
+            connection::AMQPMethod::{Close, CloseOk},
+        };
         let last = self.heard.frames.last();
         matches!(last, Some(AMQPFrame::Method(0, AMQPClass::Connection(Close(_) | CloseOk(_)))))
     }

@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn what_a_filter_matches_it_asks() {
         let words = ["a", "b", ""];
-        let mut topics = vec![String::new(); 0];
+        let mut topics: Vec<String> = Vec::new();
         for a in words {
             topics.push(a.into());
             for b in words {

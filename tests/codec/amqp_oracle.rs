@@ -146,14 +146,6 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
                 ..exchange::Declare::default()
             })),
         ),
-        (
-            ClientMethod::BasicNack { delivery_tag: 7, requeue: true },
-            C::Basic(basic::AMQPMethod::Nack(basic::Nack {
-                delivery_tag: 7,
-                multiple: false,
-                requeue: true,
-            })),
-        ),
         (ClientMethod::TxRollback, C::Tx(tx::AMQPMethod::Rollback(tx::Rollback {}))),
         (ClientMethod::TxSelect, C::Tx(tx::AMQPMethod::Select(tx::Select {}))),
         (ClientMethod::TxCommit, C::Tx(tx::AMQPMethod::Commit(tx::Commit {}))),
@@ -170,6 +162,12 @@ fn client_methods() -> Vec<(ClientMethod<'static>, AMQPClass)> {
         methods.push((
             ClientMethod::ChannelFlowOk { active },
             C::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active })),
+        ));
+    }
+    for requeue in [false, true] {
+        methods.push((
+            ClientMethod::BasicNack { delivery_tag: 7, requeue },
+            C::Basic(basic::AMQPMethod::Nack(basic::Nack { delivery_tag: 7, multiple: false, requeue })),
         ));
     }
     for mandatory in [false, true] {

@@ -253,8 +253,8 @@ fn frames_to_a_broker() {
             b"\x00\x3c\x00\x78\x00\x00\x01\x00\x00\x00\x00\x00\x02",
         ),
         (
-            ClientMethod::BasicNack { delivery_tag: 1, requeue: false },
-            b"\x00\x3c\x00\x78\x00\x00\x00\x00\x00\x00\x00\x01\x00",
+            ClientMethod::BasicNack { delivery_tag: 1 << 40, requeue: false },
+            b"\x00\x3c\x00\x78\x00\x00\x01\x00\x00\x00\x00\x00\x00",
         ),
         (ClientMethod::TxRollback, b"\x00\x5a\x00\x1e"),
         (

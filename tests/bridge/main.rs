@@ -10,6 +10,7 @@ mod errors;
 mod hostile;
 mod login;
 mod publish;
+mod retained;
 mod session;
 mod share;
 mod subscribe;

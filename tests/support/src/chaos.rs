@@ -132,6 +132,9 @@ async fn storm(options: &Options, mut rng: Rng, folder: &Path) -> Result<Report>
         .wills
         .borrow()
         .compare(&sightings.sent(), |will| unwritten(will.to_string().as_bytes(), UNWRITTEN));
+    for (will, wrong) in &wills.wrong {
+        world.note(&world.wills.borrow().get(*will).device, format!("will {will}: {wrong:?}"));
+    }
     let forgotten = sightings.forgotten();
     for will in forgotten.iter().filter(|will| !unwritten(will, UNWRITTEN_WHEN_BUSY)) {
         let will = String::from_utf8_lossy(will);

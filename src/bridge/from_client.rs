@@ -111,7 +111,9 @@ impl Bridge {
     /// The client needs its will no more.
     pub(super) fn withdraw_will(&mut self) {
         if let Some(will) = self.will.take() {
-            will.withdraw(&mut self.broker);
+            // A login that comes to nothing ends without a goodbye.
+            let ends_at_once = self.client_ended || self.state == State::LoggingIn;
+            will.withdraw(&mut self.broker, ends_at_once);
         }
     }
 

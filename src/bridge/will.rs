@@ -172,7 +172,9 @@ impl Will {
     }
 
     /// Takes it back. [MQTT-3.14.4-3]
-    pub(super) fn withdraw(&self, broker: &mut BrokerSide) {
+    ///
+    /// When the end of the connection comes with it, the broker must not notice that first.
+    pub(super) fn withdraw(&self, broker: &mut BrokerSide, ends_at_once: bool) {
         if !self.is_deposited {
             return;
         }
@@ -188,7 +190,9 @@ impl Will {
                 delete(keeping.place.queue(), true);
             }
         }
-        broker.barrier(Role::Will);
+        if ends_at_once {
+            broker.barrier(Role::Will);
+        }
     }
 }
 

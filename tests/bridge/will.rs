@@ -251,6 +251,7 @@ fn a_broker_that_is_too_slow_is_told_to_forget_it() {
         t.expect_will("w", b"gone");
         t.advance(10_000);
         t.expect_withdrawal();
+        t.expect_barrier(WILL);
         t.closes();
         t.hears_nothing();
     });

@@ -309,7 +309,6 @@ impl Talk {
     #[track_caller]
     pub fn expect_withdrawal(&mut self) {
         self.expect(say::WILL, say::delete_queue(say::WILL_QUEUE, false));
-        self.expect_barrier(say::WILL);
     }
 
     /// The next that the broker was told is that the client `c` gives its lock back and parts.

@@ -1,7 +1,13 @@
 //! Another connection comes with the same client id. [MQTT-3.1.4-2]
 
 use crate::both;
-use support::{methods::*, packets::*, talk::Talk};
+use support::{
+    methods::*,
+    module,
+    packets::*,
+    subject,
+    talk::{Talk, peer},
+};
 
 /// The broker says that the lock is gone.
 fn lock_is_taken(t: &mut Talk) {
@@ -114,12 +120,32 @@ fn a_login_that_is_overtaken_is_closed_without_connack() {
 /// Only the lock's consumer is one.
 #[test]
 fn other_queues_deleted_are_no_takeover() {
-    for tag in ["qos1", "share0", "unknown"] {
+    for (channel, tag) in [(CONSUME, "qos1"), (CONSUME, "share0"), (CONSUME, "unknown"), (TOPOLOGY, "lock")] {
         both("{}", |t| {
             t.log_in();
-            t.reply(CONSUME, cancel_consumer(tag, true));
+            t.reply(channel, cancel_consumer(tag, true));
             t.expect_goodbye();
             assert_eq!((t.counter("closed.taken_over"), t.counter("closed.broker_closed")), (0, 1));
         });
+    }
+}
+
+/// By these a connection knows what is its own; conversations leave them out.
+#[test]
+fn no_two_connections_have_the_same_marks() {
+    let behind = |bytes: &[u8], words: &[u8], length: usize| {
+        let at = bytes.windows(words.len()).position(|window| window == words).unwrap() + words.len();
+        bytes[at..at + length].to_vec()
+    };
+    for (name, mut subject) in subject::both(module::shipped(), "{}") {
+        let [first, second] = [0, 1].map(|_| {
+            let connection = subject.connect(peer());
+            subject.client_sends(connection, &connect_will(1, "w", "gone"));
+            let bytes = subject.take_to_broker(connection);
+            // The lock's expiry, and the ending of names.
+            (behind(&bytes, b"x-expiresl", 8), behind(&bytes, b"cwill.", 11))
+        });
+        assert_ne!(first.0, second.0, "{name}");
+        assert_ne!(first.1, second.1, "{name}");
     }
 }

@@ -136,4 +136,4 @@ fn plain() -> BoxedStrategy<&'static str> {
 }
 
 /// Some seconds in a debug build.
-const CASES: u32 = 250;
+const CASES: u32 = 150;

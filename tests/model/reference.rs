@@ -183,6 +183,7 @@ impl Reference {
         for filter in own.filter_map(|filter| Filter::new(filter)) {
             session.earlier.push(session.subscriptions.clone());
             session.subscriptions.remove(&filter);
+            session.may_forget(&filter, &self.messages);
         }
         connection.due.push(Heard::Unsuback(packet));
     }
@@ -420,8 +421,9 @@ impl Reference {
                     let copy = Copy { message, batch: self.batch, is_possible, dup, sent: None, is_twin };
                     session.queues[usize::from(qos)].push(copy);
                 }
-                if client.connection.is_none() {
-                    session.forget_oldest(self.limits.qos0_max_length, &self.messages);
+                let is_away = client.connection.is_none();
+                if is_away || session.is_unsettled {
+                    session.forget_oldest(is_away, self.limits.qos0_max_length, &self.messages);
                 }
             }
         }

@@ -23,6 +23,8 @@ pub(super) struct Channel {
     pub(super) prefetch: u16,
     /// Tag to queue.
     pub(super) consumers: BTreeMap<String, String>,
+    /// The consumer that has just come: RabbitMQ watches its queue only from a moment later on.
+    unwatched: Option<String>,
     pub(super) last_tag: u64,
     pub(super) unacked: BTreeMap<u64, Unacked>,
     pub(super) confirms: Option<Confirms>,
@@ -75,6 +77,9 @@ impl Channel {
 
 impl Broker {
     pub(super) fn channel_frame(&mut self, at: ChannelId, frame: AMQPFrame) {
+        if let Some(channel) = self.channel(at) {
+            channel.unwatched = None;
+        }
         let is_open_method =
             matches!(frame, AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::Open(_))));
         match self.channel(at) {
@@ -275,6 +280,7 @@ impl Broker {
         let channel = self.open_channel(at);
         channel.late.push_back(Late::ConsumeOk { tag: tag.clone() });
         channel.consumers.insert(tag.clone(), name.clone());
+        channel.unwatched = Some(tag.clone());
         let prefetch = channel.prefetch.into();
         let stays_cancelled =
             consume.arguments.inner().get("x-cancel-on-ha-failover") == Some(&AMQPValue::Boolean(true));
@@ -406,9 +412,12 @@ impl Broker {
     /// A consumer has lost its queue. RabbitMQ before 4.0 gives it the next one of that name, if there is one by now, unless the
     /// consumer wants to be told.
     pub(super) fn lost_queue(&mut self, lost: Lost) {
-        if let Some(channel) = self.channel(lost.consumer.at) {
-            channel.late.push_back(Late::Cancel(lost));
+        let is_slow = self.random.bool();
+        let Some(channel) = self.channel(lost.consumer.at) else { return };
+        if is_slow && channel.unwatched.as_ref() == Some(&lost.consumer.tag) {
+            return;
         }
+        channel.late.push_back(Late::Cancel(lost));
     }
 
     fn cancel(&mut self, Lost { queue, consumer }: Lost) {

@@ -61,6 +61,14 @@ impl Session {
         }
     }
 
+    /// What waits when its filter goes may still be sent, and what does not start with `$` is.
+    pub(super) fn may_forget(&mut self, filter: &Filter, messages: &[Message]) {
+        for copy in self.queues.iter_mut().flatten() {
+            let topic = Topic::new(&messages[copy.message].topic);
+            copy.is_possible |= topic.is_special() && filter.matches(&topic);
+        }
+    }
+
     /// What waits may be sent on a connection that does not last.
     pub(super) fn lose_track(&mut self, messages: &[Message]) {
         for (qos, copy) in
@@ -71,8 +79,8 @@ impl Session {
         }
     }
 
-    /// Only so many messages at QoS 0 wait for a client that is away.
-    pub(super) fn forget_oldest(&mut self, most: usize, messages: &[Message]) {
+    /// Only so many messages at QoS 0 wait for a client that is away, or perhaps was when they came.
+    pub(super) fn forget_oldest(&mut self, is_away: bool, most: usize, messages: &[Message]) {
         let kept = std::mem::take(&mut self.queues[0]);
         let count = |is_counted: &dyn Fn(&Copy) -> bool| kept.iter().filter(|it| is_counted(it)).count();
         let fates: Vec<(bool, bool)> = kept
@@ -86,7 +94,7 @@ impl Session {
             .collect();
         for (mut copy, (is_pushed_out, may_be_pushed_out)) in kept.into_iter().zip(fates) {
             copy.is_possible |= may_be_pushed_out;
-            if !is_pushed_out {
+            if !is_pushed_out || !is_away {
                 self.queues[0].push(copy);
             }
         }

@@ -412,7 +412,10 @@ fn queues_expire_when_nobody_uses_them() {
         b.says(
             c,
             1,
-            [declare("truth-old", DURABLE, &[expires.clone()]), declare("truth-used", DURABLE, &[expires])],
+            [
+                declare("truth-old", DURABLE, std::slice::from_ref(&expires)),
+                declare("truth-used", DURABLE, std::slice::from_ref(&expires)),
+            ],
         );
         b.says(c, 2, [consume("truth-used", "t", true, false)]);
         b.waits(600);

@@ -91,8 +91,6 @@ pub struct Bridge {
     /// When the client published at QoS 0 last.
     published_at: Option<Instant>,
 
-    /// The AMQP connection is open: what is left to do before CONNACK is the session and the will.
-    is_open: bool,
     /// From CONNECT on.
     session: Option<Session>,
     will: Option<Will>,
@@ -145,7 +143,6 @@ impl Bridge {
             from_broker: RecvBuffer::default(),
             client_ended: false,
             published_at: None,
-            is_open: false,
             session: None,
             will: None,
             keeper: None,

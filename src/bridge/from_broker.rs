@@ -41,7 +41,8 @@ impl Bridge {
     pub(super) fn broker_notices(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while let Some(notice) = self.broker.next(input)? {
             match notice {
-                Notice::Open => self.is_open = true,
+                // What is left to do before CONNACK is the session and the will.
+                Notice::Open => {}
                 Notice::Unblocked => self.timers.client_heard(now),
                 Notice::Probed => {
                     for _ in 0..core::mem::take(&mut self.pings.probed) {
@@ -164,10 +165,7 @@ impl Bridge {
 
     /// CONNACK, once the broker has all that it stands for.
     fn accept_when_ready(&mut self, now: Instant) {
-        if self.state != State::LoggingIn
-            || !self.is_open
-            || self.will.as_ref().is_some_and(|will| !will.is_held())
-        {
+        if self.state != State::LoggingIn || self.will.as_ref().is_some_and(|will| !will.is_held()) {
             return;
         }
         let Some(session) = self.session.as_mut().filter(|session| session.is_established()) else { return };

@@ -6,6 +6,7 @@
 
 mod channel;
 mod exchange;
+mod publish;
 mod queue;
 
 use amq_protocol::{

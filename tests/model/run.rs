@@ -38,7 +38,7 @@ pub(crate) enum Act {
         topic: &'static str,
         qos: u8,
         size: usize,
-        twice: bool,
+        resent: Resent,
     },
     Acknowledge {
         client: Id,
@@ -63,6 +63,14 @@ pub(crate) enum Act {
         topic: &'static str,
         qos: u8,
     },
+}
+
+/// Whether a PUBLISH at QoS 2 comes again, which is to make no difference. [MQTT-4.3.3-2]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Resent {
+    Never,
+    AtOnce,
+    AfterPubrec,
 }
 
 /// A run: the bridges' world, and the reference's.
@@ -210,12 +218,15 @@ impl Run {
                 let filters: Vec<_> = filters.iter().map(|&filter| filter.to_owned()).collect();
                 self.reference.unsubscribe(client, packet, &filters);
             }
-            &Act::Publish { topic, qos, size, twice, .. } => {
+            &Act::Publish { topic, qos, size, resent, .. } => {
                 let packet = self.next_packet();
                 let message = Message { way: Some(link), ..self.message(client, topic, qos, size) };
                 self.world.send(link, packets::publish(qos, packet, topic, &message.payload));
-                if twice && qos == 2 {
-                    self.world.send(link, packets::publish_flags(0x0c, packet, topic, &message.payload));
+                let again = packets::publish_flags(0x0c, packet, topic, &message.payload);
+                match resent {
+                    Resent::AtOnce if qos == 2 => self.world.send(link, again),
+                    Resent::AfterPubrec if qos == 2 => self.world.send_after_pubrec(link, packet, again),
+                    Resent::Never | Resent::AtOnce | Resent::AfterPubrec => {}
                 }
                 self.reference.publish(packet, message);
             }

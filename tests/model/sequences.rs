@@ -1,7 +1,7 @@
 //! Generated sequences.
 
 use crate::reference::Id;
-use crate::run::{Act, CLIENTS, Step, run};
+use crate::run::{Act, CLIENTS, Resent, Step, run};
 use crate::world::End;
 use proptest::collection::vec;
 use proptest::option;
@@ -106,8 +106,8 @@ fn packet(filters: BoxedStrategy<&'static str>) -> impl Strategy<Value = Act> {
         4 => (client(), vec((filters.clone(), 0..3_u8), 1..4))
             .prop_map(|(client, filters)| Act::Subscribe { client, filters }),
         1 => (client(), vec(filters, 1..3)).prop_map(|(client, filters)| Act::Unsubscribe { client, filters }),
-        8 => (client(), topic(), 0..3_u8, size, any::<bool>())
-            .prop_map(|(client, topic, qos, size, twice)| Act::Publish { client, topic, qos, size, twice }),
+        8 => (client(), topic(), 0..3_u8, size, select(&[Resent::Never, Resent::AtOnce, Resent::AfterPubrec][..]))
+            .prop_map(|(client, topic, qos, size, resent)| Act::Publish { client, topic, qos, size, resent }),
         3 => (client(), 0..4_usize).prop_map(|(client, which)| Act::Acknowledge { client, which }),
         1 => (topic(), 0..2_u8).prop_map(|(topic, qos)| Act::FromElsewhere { topic, qos }),
     ]
@@ -136,4 +136,4 @@ fn plain() -> BoxedStrategy<&'static str> {
 }
 
 /// Some seconds in a debug build.
-const CASES: u32 = 250;
+const CASES: u32 = 150;

@@ -1,6 +1,7 @@
 //! The broker in memory beside a real RabbitMQ: the same bytes to both, and the same answers from both. So what the model finds with
 //! the one is true of the other.
 
+mod methods;
 mod scenarios;
 mod sides;
 

@@ -7,6 +7,7 @@ use leveret::{
     time::{Duration, Instant},
 };
 use mqttbytes::{QoS, v4::Packet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use support::packets;
 
@@ -77,6 +78,8 @@ struct Link {
     holds_acks: bool,
     /// Packet ids of deliveries that the device has not acknowledged.
     unacked: Vec<u16>,
+    /// What the device sends on PUBREC in place of PUBREL, by packet id.
+    resends: BTreeMap<u16, Vec<u8>>,
     heard: Vec<Heard>,
     keep_alive: u64,
     spoke: u64,
@@ -132,6 +135,7 @@ impl World {
             state: State::Up,
             holds_acks,
             unacked: Vec::new(),
+            resends: BTreeMap::new(),
             heard: Vec::new(),
             keep_alive: keep_alive * 1000,
             spoke: self.now,
@@ -145,6 +149,11 @@ impl World {
         let link = &mut self.links[link.0];
         link.from_client.extend(bytes.as_ref());
         link.spoke = now;
+    }
+
+    /// A device will send these bytes when it hears PUBREC for a packet id, and PUBREL only when it hears that again.
+    pub(crate) fn send_after_pubrec(&mut self, link: LinkId, packet: u16, bytes: Vec<u8>) {
+        self.links[link.0].resends.insert(packet, bytes);
     }
 
     /// From now on a device acknowledges what it is sent, or only when it is told to.
@@ -367,7 +376,8 @@ impl Link {
             Packet::UnsubAck(it) => Heard::Unsuback(it.pkid),
             Packet::PubAck(it) => Heard::Puback(it.pkid),
             Packet::PubRec(it) => {
-                self.from_client.extend(packets::pubrel(it.pkid));
+                let again = self.resends.remove(&it.pkid);
+                self.from_client.extend(again.unwrap_or_else(|| packets::pubrel(it.pkid)));
                 self.spoke = now;
                 Heard::Pubrec(it.pkid)
             }

@@ -1,6 +1,7 @@
 //! Channels: each method and what it is answered.
 
 use super::exchange::{Binding, Kind};
+use super::publish::{Confirms, Incoming, Transaction};
 use super::queue::{Consumer, Refusal, Stored};
 use super::{Broker, ChannelId, Message};
 use amq_protocol::{
@@ -9,7 +10,7 @@ use amq_protocol::{
     types::AMQPValue,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     rc::Rc,
 };
 use support::methods as say;
@@ -17,23 +18,25 @@ use support::methods as say;
 #[derive(Default)]
 pub(super) struct Channel {
     /// channel.close is sent: until close-ok nothing that comes is looked at.
-    is_closing: bool,
-    incoming: Option<Incoming>,
-    prefetch: u16,
+    pub(super) is_closing: bool,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) prefetch: u16,
     /// Tag to queue.
     pub(super) consumers: BTreeMap<String, String>,
-    last_tag: u64,
-    unacked: BTreeMap<u64, Unacked>,
-    confirms: Option<Confirms>,
-    transaction: Option<Transaction>,
+    /// The consumer that has just come: RabbitMQ watches its queue only from a moment later on.
+    unwatched: Option<String>,
+    pub(super) last_tag: u64,
+    pub(super) unacked: BTreeMap<u64, Unacked>,
+    pub(super) confirms: Option<Confirms>,
+    pub(super) transaction: Option<Transaction>,
     /// What it says in its own time, in order: what queues and the message store have told it. The answers to what it is asked
     /// may overtake that.
-    late: VecDeque<Late>,
+    pub(super) late: VecDeque<Late>,
     /// channel.close came, and close-ok is due.
-    is_leaving: bool,
+    pub(super) is_leaving: bool,
 }
 
-enum Late {
+pub(super) enum Late {
     ConsumeOk {
         tag: String,
     },
@@ -63,25 +66,6 @@ pub(super) struct Unacked {
     pub(super) tag: Option<String>,
 }
 
-/// A publish whose content is not whole.
-struct Incoming {
-    method: basic::Publish,
-    header: Option<(u64, basic::AMQPProperties)>,
-    body: Vec<u8>,
-}
-
-#[derive(Default)]
-struct Confirms {
-    published: u64,
-    due: BTreeSet<u64>,
-}
-
-#[derive(Default)]
-struct Transaction {
-    publishes: Vec<(bool, Rc<Message>)>,
-    acknowledged: Vec<(u64, Unacked)>,
-}
-
 impl Channel {
     /// Whether something is due that it says in its own time.
     pub(super) fn has_late(&self) -> bool {
@@ -93,6 +77,9 @@ impl Channel {
 
 impl Broker {
     pub(super) fn channel_frame(&mut self, at: ChannelId, frame: AMQPFrame) {
+        if let Some(channel) = self.channel(at) {
+            channel.unwatched = None;
+        }
         let is_open_method =
             matches!(frame, AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::Open(_))));
         match self.channel(at) {
@@ -231,42 +218,6 @@ impl Broker {
         })
     }
 
-    fn transaction_method(
-        &mut self,
-        at: ChannelId,
-        method: tx::AMQPMethod,
-    ) -> Result<Option<tx::AMQPMethod>, Refusal> {
-        match method {
-            tx::AMQPMethod::Select(_) => {
-                self.open_channel(at).transaction.get_or_insert_default();
-                Ok(Some(tx::AMQPMethod::SelectOk(tx::SelectOk {})))
-            }
-            tx::AMQPMethod::Commit(_) => {
-                let transaction = self.open_channel(at).transaction.as_mut().ok_or_else(not_transactional)?;
-                let Transaction { publishes, acknowledged } = std::mem::take(transaction);
-                for (mandatory, message) in publishes {
-                    self.publish_now(at, mandatory, &message);
-                }
-                for (_, unacked) in acknowledged {
-                    self.settle(at, &unacked);
-                    self.run(&unacked.queue);
-                }
-                self.open_channel(at).late.push_back(Late::CommitOk);
-                Ok(None)
-            }
-            tx::AMQPMethod::Rollback(_) => {
-                let channel = self.open_channel(at);
-                let transaction = channel.transaction.as_mut().ok_or_else(not_transactional)?;
-                // What was acknowledged in it is not.
-                for (tag, unacked) in std::mem::take(transaction).acknowledged {
-                    channel.unacked.insert(tag, unacked);
-                }
-                Ok(Some(tx::AMQPMethod::RollbackOk(tx::RollbackOk {})))
-            }
-            other => panic!("not in this broker: {other:?}"),
-        }
-    }
-
     fn basic_method(
         &mut self,
         at: ChannelId,
@@ -329,6 +280,7 @@ impl Broker {
         let channel = self.open_channel(at);
         channel.late.push_back(Late::ConsumeOk { tag: tag.clone() });
         channel.consumers.insert(tag.clone(), name.clone());
+        channel.unwatched = Some(tag.clone());
         let prefetch = channel.prefetch.into();
         let stays_cancelled =
             consume.arguments.inner().get("x-cancel-on-ha-failover") == Some(&AMQPValue::Boolean(true));
@@ -420,55 +372,6 @@ impl Broker {
         Ok(tags.iter().filter_map(|tag| unacked.remove_entry(tag)).collect())
     }
 
-    /// A part of a publish.
-    fn content(
-        &mut self,
-        at: ChannelId,
-        header: Option<(u64, basic::AMQPProperties)>,
-        body: &[u8],
-    ) -> Result<(), Refusal> {
-        let channel = self.open_channel(at);
-        let incoming = channel.incoming.as_mut().expect("basic.publish comes first");
-        incoming.body.extend(body);
-        if header.is_some() {
-            incoming.header = header;
-        }
-        let is_whole = incoming.header.as_ref().is_some_and(|(size, _)| incoming.body.len() as u64 == *size);
-        let Some(Incoming { method, header: Some((_, properties)), body }) =
-            channel.incoming.take_if(|_| is_whole)
-        else {
-            return Ok(());
-        };
-        let exchange = method.exchange.to_string();
-        if !self.exchanges.exists(&exchange) {
-            return Err(no_exchange(&exchange));
-        }
-        let routing_key = method.routing_key.to_string();
-        let message = Rc::new(Message { exchange, routing_key, properties, body });
-        if let Some(transaction) = &mut self.open_channel(at).transaction {
-            transaction.publishes.push((method.mandatory, message));
-            return Ok(());
-        }
-        self.publish_now(at, method.mandatory, &message);
-        if let Some(confirms) = self.channel(at).and_then(|channel| channel.confirms.as_mut()) {
-            confirms.published += 1;
-            confirms.due.insert(confirms.published);
-        }
-        Ok(())
-    }
-
-    fn publish_now(&mut self, at: ChannelId, mandatory: bool, message: &Rc<Message>) {
-        if !self.route(message) && mandatory {
-            let returned = basic::Return {
-                reply_code: 312,
-                reply_text: "NO_ROUTE".into(),
-                exchange: message.exchange.as_str().into(),
-                routing_key: message.routing_key.as_str().into(),
-            };
-            self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::Return(returned)), message);
-        }
-    }
-
     /// Says something that a channel says in its own time.
     pub(super) fn say_late(&mut self, at: ChannelId) {
         let Some(channel) = self.connections.get_mut(&at.0).and_then(|it| it.channels.get_mut(&at.1)) else {
@@ -509,9 +412,12 @@ impl Broker {
     /// A consumer has lost its queue. RabbitMQ before 4.0 gives it the next one of that name, if there is one by now, unless the
     /// consumer wants to be told.
     pub(super) fn lost_queue(&mut self, lost: Lost) {
-        if let Some(channel) = self.channel(lost.consumer.at) {
-            channel.late.push_back(Late::Cancel(lost));
+        let is_slow = self.random.bool();
+        let Some(channel) = self.channel(lost.consumer.at) else { return };
+        if is_slow && channel.unwatched.as_ref() == Some(&lost.consumer.tag) {
+            return;
         }
+        channel.late.push_back(Late::Cancel(lost));
     }
 
     fn cancel(&mut self, Lost { queue, consumer }: Lost) {
@@ -559,16 +465,12 @@ impl Broker {
         }
     }
 
-    fn open_channel(&mut self, at: ChannelId) -> &mut Channel {
+    pub(super) fn open_channel(&mut self, at: ChannelId) -> &mut Channel {
         self.channel(at).expect("its method is being done")
     }
 }
 
-fn not_transactional() -> Refusal {
-    (406, "PRECONDITION_FAILED - channel is not transactional".to_owned())
-}
-
-fn no_exchange(name: &str) -> Refusal {
+pub(super) fn no_exchange(name: &str) -> Refusal {
     (404, format!("NOT_FOUND - no exchange '{name}' in vhost '/'"))
 }
 

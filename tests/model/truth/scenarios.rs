@@ -1,8 +1,9 @@
 //! What the bridge relies on, and what could go wrong with it.
 
+use super::methods::*;
 use super::{Both, both};
-use amq_protocol::protocol::{AMQPClass, basic, confirm, queue, tx};
-use amq_protocol::types::{AMQPValue, FieldTable};
+use amq_protocol::protocol::{AMQPClass, basic};
+use amq_protocol::types::AMQPValue;
 use support::methods as say;
 
 #[test]
@@ -250,6 +251,22 @@ fn a_will_that_is_renewed_is_sent_once() {
 }
 
 #[test]
+fn a_transaction_that_is_rolled_back_has_not_been() {
+    both("rollback", |b| {
+        let c = b.connect();
+        b.says(c, 2, [declare("truth-tx", EXCLUSIVE, &[])]);
+        b.publishes(c, 2, to("", "truth-tx"), b"before");
+        b.says(c, 1, [tx_select(), get("truth-tx")]);
+        b.says(c, 1, [ack(1, false)]);
+        b.publishes(c, 1, to("", "truth-tx"), b"undone");
+        b.says(c, 1, [tx_rollback(), tx_commit()]);
+        b.says(c, 2, [passive("truth-tx"), get("truth-tx")]);
+        b.says(c, 1, [ack(1, false)]);
+        b.says(c, 1, [tx_commit(), ack(1, false)]);
+    });
+}
+
+#[test]
 fn what_goes_nowhere_comes_back_and_is_confirmed() {
     both("mandatory", |b| {
         let c = b.connect();
@@ -396,8 +413,8 @@ fn queues_expire_when_nobody_uses_them() {
             c,
             1,
             [
-                declare("truth-old", DURABLE, core::slice::from_ref(&expires)),
-                declare("truth-used", DURABLE, &[expires]),
+                declare("truth-old", DURABLE, std::slice::from_ref(&expires)),
+                declare("truth-used", DURABLE, std::slice::from_ref(&expires)),
             ],
         );
         b.says(c, 2, [consume("truth-used", "t", true, false)]);
@@ -425,124 +442,4 @@ fn a_silent_connection_is_gone_after_two_to_three_heartbeats() {
         b.waits(3_000);
         b.says(other, 1, [passive("truth-silent")]);
     });
-}
-
-// ------------------------------------------------------------ methods
-
-/// Durable, exclusive, auto-delete.
-type Shape = (bool, bool, bool);
-
-const DURABLE: Shape = (true, false, false);
-const AUTO: Shape = (true, false, true);
-const EXCLUSIVE: Shape = (true, true, false);
-const TRANSIENT: Shape = (false, false, true);
-
-const SINGLE_ACTIVE: (&str, AMQPValue) = ("x-single-active-consumer", AMQPValue::Boolean(true));
-const MAX_LENGTH_0: (&str, AMQPValue) = ("x-max-length", AMQPValue::LongLongInt(0));
-
-fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(text.into())
-}
-
-fn declare(name: &str, shape: Shape, arguments: &[(&'static str, AMQPValue)]) -> AMQPClass {
-    let (durable, exclusive, auto_delete) = shape;
-    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
-        queue: name.into(),
-        durable,
-        exclusive,
-        auto_delete,
-        arguments: say::table(arguments.iter().cloned()),
-        ..queue::Declare::default()
-    }))
-}
-
-fn passive(name: &str) -> AMQPClass {
-    let declare = queue::Declare { queue: name.into(), passive: true, ..queue::Declare::default() };
-    AMQPClass::Queue(queue::AMQPMethod::Declare(declare))
-}
-
-fn delete(name: &str) -> AMQPClass {
-    let delete = queue::Delete { queue: name.into(), ..queue::Delete::default() };
-    AMQPClass::Queue(queue::AMQPMethod::Delete(delete))
-}
-
-fn delete_if_unused(name: &str) -> AMQPClass {
-    let delete = queue::Delete { queue: name.into(), if_unused: true, ..queue::Delete::default() };
-    AMQPClass::Queue(queue::AMQPMethod::Delete(delete))
-}
-
-fn bind(queue: &str, exchange: &str, key: &str) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
-        queue: queue.into(),
-        exchange: exchange.into(),
-        routing_key: key.into(),
-        ..queue::Bind::default()
-    }))
-}
-
-fn unbind(queue: &str, exchange: &str, key: &str) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Unbind(queue::Unbind {
-        queue: queue.into(),
-        exchange: exchange.into(),
-        routing_key: key.into(),
-        arguments: FieldTable::default(),
-    }))
-}
-
-fn consume(queue: &str, tag: &str, no_ack: bool, exclusive: bool) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
-        queue: queue.into(),
-        consumer_tag: tag.into(),
-        no_ack,
-        exclusive,
-        ..basic::Consume::default()
-    }))
-}
-
-/// Once its queue is gone, it does not want another one of the same name.
-fn consume_for_good(queue: &str, tag: &str) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
-        queue: queue.into(),
-        consumer_tag: tag.into(),
-        no_ack: true,
-        exclusive: true,
-        arguments: say::table([("x-cancel-on-ha-failover", AMQPValue::Boolean(true))]),
-        ..basic::Consume::default()
-    }))
-}
-
-fn cancel(tag: &str) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: tag.into(), nowait: false }))
-}
-
-fn get(queue: &str) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Get(basic::Get { queue: queue.into(), no_ack: false }))
-}
-
-fn ack(delivery_tag: u64, multiple: bool) -> AMQPClass {
-    say::ack(delivery_tag, multiple)
-}
-
-fn nack(delivery_tag: u64, requeue: bool) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple: false, requeue }))
-}
-
-fn confirm_select() -> AMQPClass {
-    AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))
-}
-
-fn tx_select() -> AMQPClass {
-    AMQPClass::Tx(tx::AMQPMethod::Select(tx::Select {}))
-}
-
-fn tx_commit() -> AMQPClass {
-    AMQPClass::Tx(tx::AMQPMethod::Commit(tx::Commit {}))
-}
-
-fn to(exchange: &str, routing_key: &str) -> basic::Publish {
-    basic::Publish { exchange: exchange.into(), routing_key: routing_key.into(), ..basic::Publish::default() }
-}
-
-fn mandatory(exchange: &str, routing_key: &str) -> basic::Publish {
-    basic::Publish { mandatory: true, ..to(exchange, routing_key) }
 }

@@ -163,7 +163,9 @@ impl Reference {
                 Some(filter) => {
                     session.earlier.push(session.subscriptions.clone());
                     let qos = (*qos).min(1);
-                    session.subscriptions.insert(filter, qos);
+                    if session.subscriptions.insert(filter.clone(), qos).is_some_and(|before| before != qos) {
+                        session.may_forget(&filter, &self.messages);
+                    }
                     qos
                 }
                 None => 0x80,
@@ -271,7 +273,6 @@ impl Reference {
     /// Time passes.
     pub(crate) fn elapse(&mut self, millis: u64) {
         self.now += millis;
-        self.groups.elapse(self.now, self.limits.session_expiry);
         for client in 0..self.clients.len() {
             let silent =
                 self.clients[client].connection.as_ref().filter(|it| it.unplugged && it.keep_alive > 0);
@@ -296,6 +297,7 @@ impl Reference {
             it.session =
                 it.session.take().filter(|session| session.away.is_none_or(|since| now < since + expiry));
         }
+        self.groups.elapse(self.now, self.limits.session_expiry);
     }
 
     /// The end of a connection that is noticed.

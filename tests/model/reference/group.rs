@@ -184,6 +184,11 @@ impl Groups {
             for Member { granted, .. } in group.members.values_mut() {
                 granted.drain(..granted.len() - 1);
             }
+            // Who takes at most once is not told what comes again.
+            let may_drop = group.has_qos(0) || group.is_unsettled;
+            for waiting in group.messages.iter_mut().filter(|it| it.sent.is_none() && it.dup != Some(false)) {
+                waiting.is_possible |= may_drop;
+            }
             let has_room = |(&client, member): (&Id, &Member)| {
                 let holds = |waiting: &&Waiting| waiting.sent.is_some_and(|(to, _)| to == client);
                 member.granted == [0] || group.messages.iter().filter(holds).count() < prefetch
@@ -192,9 +197,7 @@ impl Groups {
             if group.is_lost() || !group.members.iter().any(has_room) {
                 continue;
             }
-            // Who takes at most once is not told what comes again.
-            let may_be_dropped = |it: &Waiting| it.dup != Some(false) && group.has_qos(0);
-            let is_due = |it: &&Waiting| it.sent.is_none() && !it.is_possible && !may_be_dropped(it);
+            let is_due = |it: &&Waiting| it.sent.is_none() && !it.is_possible;
             if let Some(waiting) = group.messages.iter().find(is_due) {
                 return Err(format!("group {name}: nobody hears {:?}", messages[waiting.message]));
             }

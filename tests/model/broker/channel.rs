@@ -377,6 +377,7 @@ impl Broker {
         let Some(channel) = self.connections.get_mut(&at.0).and_then(|it| it.channels.get_mut(&at.1)) else {
             return;
         };
+        channel.unwatched = None;
         if let Some(late) = channel.late.pop_front() {
             return match late {
                 Late::ConsumeOk { tag } => {
@@ -412,7 +413,7 @@ impl Broker {
     /// A consumer has lost its queue. RabbitMQ before 4.0 gives it the next one of that name, if there is one by now, unless the
     /// consumer wants to be told.
     pub(super) fn lost_queue(&mut self, lost: Lost) {
-        let is_slow = self.random.bool();
+        let is_slow = !self.is_prompt && self.random.bool();
         let Some(channel) = self.channel(lost.consumer.at) else { return };
         if is_slow && channel.unwatched.as_ref() == Some(&lost.consumer.tag) {
             return;

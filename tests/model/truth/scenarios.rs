@@ -254,7 +254,7 @@ fn a_will_that_is_renewed_is_sent_once() {
 fn a_transaction_that_is_rolled_back_has_not_been() {
     both("rollback", |b| {
         let c = b.connect();
-        b.says(c, 2, [declare("truth-tx", EXCLUSIVE, &[])]);
+        b.says(c, 2, [declare("truth-tx", EXCLUSIVE, &[]), confirm_select()]);
         b.publishes(c, 2, to("", "truth-tx"), b"before");
         b.says(c, 1, [tx_select(), get("truth-tx")]);
         b.says(c, 1, [ack(1, false)]);

@@ -232,6 +232,11 @@ impl BrokerSide {
         }
     }
 
+    /// Whether a message of ours is under way on a channel.
+    pub(super) fn is_publishing(&self, role: Role) -> bool {
+        self.publishing == Some(role)
+    }
+
     /// Publishes a message that is there as a whole. It must not be on the channel of one that is under way.
     pub(super) fn publish_whole(
         &mut self,

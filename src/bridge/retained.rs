@@ -197,7 +197,8 @@ impl Bridge {
         let Some(keeper) = self.keeper.take() else { return false };
         let (names, messages) = keeper.into_parts();
         let mut messages = messages.chain(self.publications.take_retained()).peekable();
-        if messages.peek().is_none() {
+        // Behind a message that was broken off nothing can be said.
+        if messages.peek().is_none() || self.broker.is_publishing(Role::Confirm) {
             return false;
         }
         self.broker.request(Role::Confirm, names.declare(), Awaited::Keep(keep::Step::Exchange));

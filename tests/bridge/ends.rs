@@ -280,6 +280,18 @@ fn a_round_trip_that_is_lost_with_its_channel_is_made_again() {
 }
 
 #[test]
+fn nothing_cuts_into_a_message_that_the_client_s_end_breaks_off() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(&publish(0, 0, "a", b"0123456789")[..8]);
+        while t.broker.next_frame().is_some() {}
+        t.client_ends();
+        t.expect_goodbye();
+        t.expect_silence();
+    });
+}
+
+#[test]
 fn the_broker_s_own_flow_is_answered_but_not_kept() {
     both("{}", |t| {
         t.log_in();

@@ -12,7 +12,12 @@ impl BrokerSide {
     ///
     /// The end of a client's bytes is passed on at once, and RabbitMQ then drops what its channels have not looked at yet. But it
     /// stops reading from a connection when a channel has 400 contents to handle: these are as many, for nobody.
+    ///
+    /// On a channel whose message was broken off there is nothing to be done: other frames would be an error there.
     pub(in crate::bridge) fn barrier(&mut self, role: Role) {
+        if self.is_publishing(role) {
+            return;
+        }
         for _ in 0..BARRIER {
             self.publish_whole(role, Address::queue(ShortStr::EMPTY), Properties::default(), &[]);
         }

@@ -1,7 +1,7 @@
 //! Names of queues at the broker. Those of sessions that are kept are RabbitMQ's own: `mqtt-subscription-<client id>qos1`.
 //!
-//! What goes with its connection has a name that no other connection's has, in front of which only its ending differs: RabbitMQ
-//! deletes a queue by name a moment after it stopped, and a new one of that name would go with it.
+//! What goes with its connection has an ending that no other connection's has: RabbitMQ deletes a queue by name a moment after it
+//! stopped, and a new one of that name would go with it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

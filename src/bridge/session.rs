@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Whether CONNACK may go out, and new subscriptions be planned.
+    /// Whether CONNACK may go out, as far as the session goes.
     pub(super) const fn is_established(&self) -> bool {
         !self.lock.is_pending() && self.has_its_queues()
     }
@@ -300,20 +300,12 @@ impl Session {
                 return fatal;
             }
             // Should there be a queue, nobody will have what it holds; it expires.
-            Step::Declare(queue) | Step::Consume(queue) => {
-                if let Some(progress) = self.queues.progress_mut(queue) {
-                    *progress = Progress::default();
-                }
-                self.subscriptions.refuse_all(queue);
-            }
+            Step::Declare(queue) | Step::Consume(queue) => self.give_up(queue),
             // The queue may hold what others were allowed to bind it to.
             Step::Bind(_, queue @ QueueId::Shared(_))
                 if self.queues.progress(queue).declared == Stage::Asked =>
             {
-                if let Some(progress) = self.queues.progress_mut(queue) {
-                    *progress = Progress::default();
-                }
-                self.subscriptions.refuse_all(queue);
+                self.give_up(queue);
                 self.waiting.push_back(Step::Check(queue));
             }
             Step::Bind(at, _) => self.subscriptions.refuse(at),
@@ -322,6 +314,13 @@ impl Session {
             Step::Delete(QueueId::Shared(_)) | Step::Check(QueueId::Shared(_)) => {}
         }
         Ok(())
+    }
+
+    fn give_up(&mut self, queue: QueueId) {
+        if let Some(progress) = self.queues.progress_mut(queue) {
+            *progress = Progress::default();
+        }
+        self.subscriptions.refuse_all(queue);
     }
 
     /// The broker has not looked at these steps, the last that were asked.

@@ -88,6 +88,27 @@ impl<'a> ShortStr<'a> {
     }
 }
 
+/// Text of at most 255 bytes: a short string that is kept.
+#[derive(Clone)]
+pub struct ShortText(Box<str>);
+
+impl ShortText {
+    /// `None` when `text` is longer.
+    pub fn new(text: &str) -> Option<Self> {
+        ShortStr::new(text.as_bytes()).map(|_| Self(text.into()))
+    }
+
+    /// As the AMQP codec takes it.
+    pub fn as_short(&self) -> ShortStr<'_> {
+        ShortStr::new(self.0.as_bytes()).unwrap_or(ShortStr::EMPTY)
+    }
+
+    /// As text.
+    pub const fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Why a broker's bytes are not AMQP 0-9-1. Each ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

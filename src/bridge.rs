@@ -29,6 +29,7 @@ mod queues;
 mod retained;
 mod session;
 mod subscribe;
+mod throttle;
 mod timer;
 mod will;
 
@@ -40,10 +41,10 @@ use std::hash::DefaultHasher;
 use std::rc::Rc;
 
 use crate::config::{Config, ConnectMode};
-use crate::error::{Error, Limit, TimedOut};
+use crate::error::{Error, Limit, LoginRefusal, TimedOut};
 use crate::event::Event;
 use crate::mqtt::{self, ConnectReturnCode};
-use crate::policy::Peer;
+use crate::policy::{Attempt, Gate, Peer, Rights, Tenant};
 use crate::time::{Duration, Instant};
 use crate::wire::RecvBuffer;
 use broker::BrokerSide;
@@ -55,6 +56,7 @@ use retained::Retained;
 use retained::keep::Keeper;
 use retained::replay::Replayer;
 use session::Session;
+use throttle::{Hold, Throttle};
 use timer::{Beat, Timers};
 use will::Will;
 
@@ -72,7 +74,15 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// when a client is owed bytes.
 pub struct Bridge {
     config: Rc<Config>,
+    gate: Rc<Gate>,
     peer: Peer,
+    /// What holds for the client: from CONNECT on its tenant's.
+    tenant: Rc<Tenant>,
+    /// From CONNECT on.
+    rights: Option<Rights>,
+    /// A password that the broker has not judged yet.
+    attempt: Option<Attempt>,
+    throttle: Throttle,
     state: State,
     timers: Timers,
     events: VecDeque<Event>,
@@ -128,9 +138,14 @@ struct Pings {
 
 impl Bridge {
     /// A new client connection.
-    pub fn new(config: Rc<Config>, peer: Peer, now: Instant) -> Self {
+    pub fn new(config: Rc<Config>, gate: Rc<Gate>, now: Instant) -> Self {
         let limits = config.limits;
         Self {
+            peer: Peer::default(),
+            tenant: Rc::clone(&config.policy.no_tenant),
+            rights: None,
+            attempt: None,
+            throttle: Throttle::default(),
             state: State::AwaitConnect,
             timers: Timers::new(now, limits.login_timeout, config.heartbeat),
             events: VecDeque::new(),
@@ -154,35 +169,59 @@ impl Bridge {
             key: Vec::new(),
             topic: String::new(),
             config,
-            peer,
+            gate,
         }
     }
 
+    /// Who the client is: to be told before its first bytes.
+    pub fn handle_peer(&mut self, peer: Peer) {
+        self.peer = peer;
+    }
+
     /// Bytes from the client, in pieces of any size; `end` when it will send no more.
+    ///
+    /// Not all of them may be read: see [`Bridge::is_holding`].
     pub fn handle_client(&mut self, now: Instant, bytes: Vec<u8>, end: bool) {
         self.client_ended |= end;
         if self.listens_to_client() {
             self.timers.client_heard(now);
             self.from_client.push(bytes);
-            let mut buffer = core::mem::take(&mut self.from_client);
-            let mut input = buffer.unparsed();
-            let result = self.client_items(now, &mut input);
-            let left = input.len();
-            buffer.keep_last(left);
-            self.from_client = buffer;
-            // What a broker's bytes make for the client is taken in the same callback; only this piles up.
-            let result = result.and_then(|()| self.check_client_output());
-            if let Err(error) = result {
-                self.fail(now, error);
-            } else if end && self.listens_to_client() {
-                self.events.push_back(Event::ClientGone);
-                self.leave(now);
-            }
+            self.read_client(now);
         }
         self.settle(now);
         if !self.client.is_empty() {
             self.probe();
         }
+    }
+
+    /// Reads what has come from the client, as far as it may go on.
+    fn read_client(&mut self, now: Instant) {
+        let mut buffer = core::mem::take(&mut self.from_client);
+        let mut input = buffer.unparsed();
+        let result = self.client_items(now, &mut input);
+        let left = input.len();
+        buffer.keep_last(left);
+        self.from_client = buffer;
+        // What a broker's bytes make for the client is taken in the same callback; only this piles up.
+        let result = result.and_then(|()| self.check_client_output());
+        if let Err(error) = result {
+            self.fail(now, error);
+        } else if self.client_ended && self.listens_to_client() && !self.is_holding() {
+            self.events.push_back(Event::ClientGone);
+            self.leave(now);
+        }
+    }
+
+    /// Whether the client is ahead of what it may do. Until it is not, which is after a timeout or bytes from the broker, the host
+    /// keeps its bytes to itself, those of [`Bridge::take_unread`] first, and reads no more of them than it has room for.
+    pub fn is_holding(&self) -> bool {
+        self.throttle.hold().is_some() && self.listens_to_client()
+    }
+
+    /// The client's bytes that it was not let on to, while [`Bridge::is_holding`]; to be given again ahead of those behind them.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        // What a client that has ended still has to say is said from here.
+        if self.is_holding() && !self.client_ended { self.from_client.take() } else { Vec::new() }
     }
 
     /// Bytes from the broker, in pieces of any size; `end` when it will send no more.
@@ -203,6 +242,8 @@ impl Bridge {
                 self.from_broker = buffer;
                 if let Err(error) = result {
                     self.fail(now, error);
+                } else if self.throttle.hold() == Some(Hold::Confirm) && self.may_send_more() {
+                    self.let_go_on(now);
                 }
             }
             State::AwaitConnect | State::Refusing(_) | State::Over => {}
@@ -245,6 +286,7 @@ impl Bridge {
             }
             Timer::Login => self.fail(now, Error::TimedOut(TimedOut::Login)),
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
+            Timer::Hold => self.let_go_on(now),
             Timer::Heartbeat => match self.timers.beat(now) {
                 Beat::Send => self.broker.heartbeat(),
                 Beat::Missing => self.fail(now, Error::BrokerSilent),
@@ -278,6 +320,10 @@ impl Bridge {
 
     /// Bytes that are to go to the broker now.
     pub fn take_broker_output(&mut self) -> Vec<u8> {
+        // The client's end goes to the broker with the next bytes, so there can be none behind them.
+        if self.client_ended && self.is_holding() {
+            return Vec::new();
+        }
         self.broker.take_output()
     }
 
@@ -300,17 +346,33 @@ impl Bridge {
 
     /// When [`Bridge::handle_timeout`] is to be called, and why. Any input may change it.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        let first =
+            |timers: [Option<(Instant, Timer)>; 3]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
+        let hold = match self.throttle.hold() {
+            Some(Hold::Until(at)) => Some((at, Timer::Hold)),
+            Some(Hold::Confirm) | None => None,
+        };
         match self.state {
-            State::AwaitConnect | State::LoggingIn | State::Refusing(_) => Some(self.timers.login()),
+            State::AwaitConnect | State::LoggingIn => first([Some(self.timers.login()), hold, None]),
+            State::Refusing(_) => Some(self.timers.login()),
             State::Connected => {
                 let replay = self.replayer.as_ref().and_then(Replayer::wakes_at);
-                [self.timers.connected(self.broker.is_blocked()), replay.map(|at| (at, Timer::Replay))]
-                    .into_iter()
-                    .flatten()
-                    .min_by_key(|&(at, _)| at)
+                // A client that is not listened to cannot make itself heard.
+                let is_deaf = self.broker.is_blocked() || self.is_holding();
+                first([self.timers.connected(is_deaf), replay.map(|at| (at, Timer::Replay)), hold])
             }
             State::Leaving => Some(self.timers.linger()),
             State::Over => Some((Instant::ZERO, Timer::Close)),
+        }
+    }
+
+    /// The client has waited long enough.
+    fn let_go_on(&mut self, now: Instant) {
+        self.throttle.release();
+        self.timers.client_heard(now);
+        // Of one that has ended, the rest is here; else the host has it.
+        if self.client_ended && self.listens_to_client() {
+            self.read_client(now);
         }
     }
 
@@ -320,6 +382,11 @@ impl Bridge {
 
     /// Ends the connection because of `error`, telling the client what the protocol has words for.
     fn fail(&mut self, now: Instant, error: Error) {
+        if error == Error::Login(LoginRefusal::Credentials)
+            && let Some(attempt) = self.attempt.take()
+        {
+            self.gate.failed(now, &attempt);
+        }
         match (self.state, error.connack()) {
             (State::AwaitConnect, Some(code)) => {
                 self.events.push_back(Event::Refused(code, error));
@@ -413,7 +480,7 @@ impl Bridge {
             && let Some(will) = &mut self.will
         {
             // Not before, since DISCONNECT may have come right behind CONNECT.
-            will.deposit(&mut self.broker, self.config.exchange.as_short());
+            will.deposit(&mut self.broker, self.tenant.exchange.as_short());
         }
         if self.listens_to_client()
             && let Err(error) = self.broker.check_budgets()

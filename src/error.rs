@@ -6,7 +6,7 @@
 use core::fmt;
 
 use crate::mqtt::ConnectReturnCode;
-use crate::policy::Refusal;
+use crate::policy::{Denial, Refusal};
 use crate::{amqp, mqtt};
 
 /// The end of a connection.
@@ -16,8 +16,10 @@ pub enum Error {
     Malformed(mqtt::DecodeError),
     /// The client's packet is legal, but not now.
     Misbehaved(Misbehaved),
-    /// Policy says no.
+    /// Policy says no to its CONNECT.
     Refused(Refusal),
+    /// Policy says no to a PUBLISH.
+    Denied(Denial),
     /// The client did not do in time what it had to.
     TimedOut(TimedOut),
     /// A budget is used up.
@@ -133,6 +135,7 @@ impl Error {
             | Self::TimedOut(_)
             | Self::Limit(_)
             | Self::BrokerSilent
+            | Self::Denied(_)
             | Self::Nack
             | Self::TakenOver
             | Self::QueueDeleted => None,
@@ -186,6 +189,7 @@ impl fmt::Display for Error {
             Self::Misbehaved(Misbehaved::NotConnect) => f.write_str("client: first packet is not CONNECT"),
             Self::Misbehaved(Misbehaved::SecondConnect) => f.write_str("client: second CONNECT"),
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Self::Denied(denial) => write!(f, "PUBLISH denied: {}", denial.text()),
             Self::TimedOut(TimedOut::Login) => f.write_str("client: no login in time"),
             Self::TimedOut(TimedOut::KeepAlive) => f.write_str("client: keep-alive timed out"),
             Self::Limit(Limit::Requests) => f.write_str("client: too many requests at once"),

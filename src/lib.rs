@@ -31,5 +31,5 @@ pub use bridge::{Bridge, Timer};
 pub use config::Config;
 pub use error::Error;
 pub use event::{Event, Level};
-pub use policy::Peer;
+pub use policy::{Gate, Peer};
 pub use secret::Secret;

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::config::ShortText;
+use crate::amqp::ShortText;
 
 const STEM: &str = "mqtt-subscription-";
 

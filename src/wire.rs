@@ -117,6 +117,11 @@ impl RecvBuffer {
         }
     }
 
+    /// Gives up everything that is not parsed yet.
+    pub fn take(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.bytes)
+    }
+
     /// Everything that is not parsed yet.
     pub fn unparsed(&self) -> &[u8] {
         &self.bytes

@@ -105,11 +105,16 @@ impl BrokerSide {
             sequential: None,
             frame_max: config.limits.frame_max,
             heartbeat: config.heartbeat,
-            prefetch: config.prefetch,
+            prefetch: config.policy.no_tenant.prefetch,
             is_blocked: false,
             wants_mqtt_headers: false,
             probe: Probe::None,
         }
+    }
+
+    /// Unacknowledged QoS 1 deliveries that the client may have.
+    pub(super) const fn set_prefetch(&mut self, prefetch: u16) {
+        self.prefetch = prefetch;
     }
 
     /// Answers the broker's connection.close, on which it ends the connection at once.

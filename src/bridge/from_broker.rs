@@ -11,11 +11,11 @@ use super::subscribe::Answer;
 use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
 use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
-use crate::config::OnUnauthorized;
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
 use crate::mqtt::encode::{self, Delivery, PublishHead};
 use crate::mqtt::{ConnectReturnCode, QoS};
+use crate::policy::OnUnauthorized;
 use crate::time::Instant;
 
 /// The message that is arriving; its topic is in `Bridge::topic`.
@@ -139,7 +139,10 @@ impl Bridge {
                         replayer.overtaken.arriving(routing_key);
                     }
                     let level = session.level(queue);
-                    let is_wanted = session.wants(queue, routing_key);
+                    // What a session was let subscribe to earlier may not be its client's any more.
+                    let is_permitted = !session.is_present()
+                        || self.rights.as_ref().is_none_or(|rights| rights.receives(routing_key));
+                    let is_wanted = is_permitted && session.wants(queue, routing_key);
                     let is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
                     self.arriving = Arriving::Announced {
                         level,
@@ -172,6 +175,9 @@ impl Bridge {
         self.client.connack(session.is_present(), ConnectReturnCode::Accepted);
         session.start();
         self.events.push_back(Event::Accepted);
+        if let Some(attempt) = self.attempt.take() {
+            self.gate.succeeded(now, &attempt);
+        }
         self.state = State::Connected;
         // The keep-alive starts to count when the client may know that it does.
         self.timers.client_heard(now);
@@ -282,7 +288,7 @@ impl Bridge {
     }
 
     fn may_drop(&self, why: Refused<'_>) -> bool {
-        self.config.on_unauthorized == OnUnauthorized::Drop
+        self.tenant.on_unauthorized == OnUnauthorized::Drop
             && (why.code, why.method) == (ACCESS_REFUSED, MethodId::BASIC_PUBLISH)
     }
 

@@ -10,14 +10,14 @@ use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
 use super::session::Session;
 use super::subscribe::{Filter, Subscriptions};
+use super::throttle::Throttle;
 use super::will::Will;
 use super::{Bridge, State};
 use crate::amqp::{Address, ClientMethod, MqttHeaders, Properties, ShortStr};
-use crate::config::OnUnauthorized;
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
-use crate::policy::{self, Admission};
+use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
 use crate::time::Instant;
 use crate::topic;
 
@@ -27,6 +27,10 @@ const MAX_PINGS: u32 = 65_536;
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
+            if self.must_wait(now) {
+                return Ok(());
+            }
+            let before = input.len();
             match self.decoder.next(input).map_err(Error::Malformed)? {
                 Some(Item::Packet(packet)) => self.packet(now, packet)?,
                 Some(Item::Payload { bytes, last }) => {
@@ -35,15 +39,32 @@ impl Bridge {
                 }
                 None => return Ok(()),
             }
+            self.throttle.bytes(now, before - input.len());
         }
         // Behind a DISCONNECT nothing counts. [MQTT-3.14.4-2]
         *input = &[];
         Ok(())
     }
 
+    /// Whether the client is to be read from later.
+    fn must_wait(&mut self, now: Instant) -> bool {
+        // The rest of a message does not wait for what it is a part of; nor does a client that has ended for what is told with its end.
+        let inflight = match self.decoder.is_in_payload() || self.client_ended {
+            true => 0,
+            false => self.publications.unconfirmed(),
+        };
+        self.throttle.holds(now, inflight)
+    }
+
+    /// Whether the broker has confirmed enough.
+    pub(super) fn may_send_more(&mut self) -> bool {
+        let inflight = self.publications.unconfirmed();
+        self.throttle.has_room(inflight)
+    }
+
     fn packet(&mut self, now: Instant, packet: Packet<'_>) -> Result<(), Error> {
         match packet {
-            Packet::Connect(connect) if self.state == State::AwaitConnect => self.connect(&connect)?,
+            Packet::Connect(connect) if self.state == State::AwaitConnect => self.connect(now, &connect)?,
             Packet::Connect(_) => return Err(Error::Misbehaved(Misbehaved::SecondConnect)),
             _ if self.state == State::AwaitConnect => return Err(Error::Misbehaved(Misbehaved::NotConnect)),
             Packet::Publish(publish) => self.publish(now, publish)?,
@@ -68,8 +89,9 @@ impl Bridge {
         Ok(())
     }
 
-    fn connect(&mut self, connect: &Connect<'_>) -> Result<(), Error> {
-        let admission = policy::admit(&self.config, &self.peer, connect).map_err(Error::Refused)?;
+    fn connect(&mut self, now: Instant, connect: &Connect<'_>) -> Result<(), Error> {
+        let admission = self.gate.admit(now, &self.peer, connect, Verification::Password);
+        let admission = admission.map_err(Error::Refused)?;
         self.decoder.set_version(connect.version, self.config.limits.max_packet_size_authenticated);
         self.timers.keep_alive(connect.keep_alive);
         let address = self.peer.address.map(|address| address.to_string()).unwrap_or_default();
@@ -80,13 +102,17 @@ impl Bridge {
                 ("mqtt_version", connect.version.label().as_bytes()),
                 ("mqtt_peer", address.as_bytes()),
             ],
-            username: admission.username.as_bytes(),
-            password: admission.password.expose(),
+            username: admission.broker_user.as_bytes(),
+            password: admission.broker_pass.expose(),
         };
+        self.tenant = Rc::clone(&admission.tenant);
+        self.broker.set_prefetch(self.tenant.prefetch);
+        // Before there is anything for the broker, which decides where that goes.
+        self.route = self.tenant.cluster.clone();
         self.broker.log_in(&self.config, start_ok, admission.vhost.as_short());
         self.state = State::LoggingIn;
         let names =
-            self.config.retained.then(|| Names::new(&self.config.queue_prefix)).flatten().map(Rc::new);
+            self.tenant.retained.then(|| Names::new(&self.tenant.queue_prefix)).flatten().map(Rc::new);
         if let Some(will) = &connect.will {
             self.config.topic_mapping.routing_key(will.topic, &mut self.key);
             if ShortStr::new(&self.key).is_none() {
@@ -102,7 +128,10 @@ impl Bridge {
             self.keeper = Some(Keeper::new(Rc::clone(&names)));
             self.replayer = Some(Replayer::new(names, admission.queues.answers.clone()));
         }
-        let Admission { queues, has_own_id, .. } = admission;
+        let Admission { queues, has_own_id, rights, seat, attempt, .. } = admission;
+        self.rights = Some(rights);
+        self.attempt = attempt;
+        self.throttle = Throttle::new(&self.tenant.quota, seat);
         self.session = Some(Session::new(queues, has_own_id, connect.clean_session, &self.config));
         self.ask_steps();
         Ok(())
@@ -122,8 +151,20 @@ impl Bridge {
         let Some(routing_key) = ShortStr::new(&self.key) else {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
+        self.throttle.message(now);
+        if let Some(Err(denial)) = self.rights.as_ref().map(|rights| {
+            rights.publish(Message {
+                topic: publish.topic,
+                routing_key: routing_key.as_bytes(),
+                qos: publish.qos,
+                retain: publish.retain,
+                payload_len: publish.payload_len,
+            })
+        }) {
+            return self.deny(&publish, denial);
+        }
         let is_retained = publish.retain && self.keeper.is_some();
-        let topic = match self.config.on_unauthorized {
+        let topic = match self.tenant.on_unauthorized {
             OnUnauthorized::Disconnect => 0,
             OnUnauthorized::Drop => super::topic_hash(&self.key),
         };
@@ -154,9 +195,23 @@ impl Bridge {
             retained: is_retained.then_some(b""),
             ..Properties::default()
         };
-        let to = Address { exchange: self.config.exchange.as_short(), routing_key, mandatory: false };
+        let to = Address { exchange: self.tenant.exchange.as_short(), routing_key, mandatory: false };
         self.broker.publish(role, to, properties, publish.payload_len);
         if is_retained { self.copy(&publish) } else { Ok(()) }
+    }
+
+    /// A PUBLISH that policy does not permit. Its payload, which follows, has nowhere to go.
+    fn deny(&mut self, publish: &Publish<'_>, denial: Denial) -> Result<(), Error> {
+        if self.tenant.on_unauthorized == OnUnauthorized::Disconnect {
+            return Err(Error::Denied(denial));
+        }
+        self.events.push_back(Event::PublishDenied(denial));
+        match (publish.packet_id, publish.qos) {
+            (Some(id), QoS::ExactlyOnce) => encode::pubrec(self.client.packet(), id),
+            (Some(id), _) => encode::puback(self.client.packet(), id),
+            (None, _) => {}
+        }
+        Ok(())
     }
 
     fn puback(&mut self, id: PacketId) {
@@ -166,8 +221,14 @@ impl Bridge {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), Error> {
-        let filters: Vec<_> =
-            subscribe.entries.map(|(filter, qos)| (self.filter(filter), Level::granted(qos))).collect();
+        let max_qos = self.tenant.quota.max_qos;
+        let filters: Vec<_> = subscribe
+            .entries
+            .map(|(filter, qos)| {
+                let level = Level::granted(qos.min(max_qos));
+                (self.permitted(filter, level), level)
+            })
+            .collect();
         self.subscriptions_for(filters.len())?.subscribe(subscribe.packet_id, filters.into_iter());
         self.ask_steps();
         self.answer_subscriptions();
@@ -175,7 +236,15 @@ impl Bridge {
     }
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) -> Result<(), Error> {
-        let filters: Vec<_> = unsubscribe.filters.map(|filter| self.filter(filter)).collect();
+        let filters: Vec<_> = unsubscribe
+            .filters
+            .map(|filter| {
+                if let Some(session) = &mut self.session {
+                    session.subscriptions.uncount(filter);
+                }
+                self.filter(filter)
+            })
+            .collect();
         self.subscriptions_for(filters.len())?.unsubscribe(unsubscribe.packet_id, filters.into_iter());
         self.ask_steps();
         self.answer_subscriptions();
@@ -195,6 +264,28 @@ impl Bridge {
         }
     }
 
+    /// `None` for a filter that may not be subscribed to.
+    fn permitted(&mut self, text: &str, level: Level) -> Option<Filter> {
+        let filter = self.filter(text)?;
+        let topics = topic::shared(text).and_then(Result::ok).map_or(text, |(_, topics)| topics);
+        let rights = self.rights.as_ref()?;
+        let mut permitted = rights.subscribe(topics, &filter.binding_key, level.qos()).map(|_| ());
+        let most = self.tenant.quota.max_subscriptions;
+        if permitted.is_ok()
+            && let (Some(session), Some(most)) = (&mut self.session, most)
+            && !session.subscriptions.count(text, most as usize)
+        {
+            permitted = Err(Denial::Subscriptions);
+        }
+        match permitted {
+            Ok(()) => Some(filter),
+            Err(denial) => {
+                self.events.push_back(Event::SubscribeDenied(denial));
+                None
+            }
+        }
+    }
+
     /// `None` for a filter that cannot be subscribed to.
     fn filter(&mut self, filter: &str) -> Option<Filter> {
         let (group, filter) = match topic::shared(filter) {
@@ -209,7 +300,7 @@ impl Bridge {
     pub(super) fn ask_steps(&mut self) {
         let Some(session) = &mut self.session else { return };
         while let Some(step) = session.next_step() {
-            let (role, method) = session.method(step, self.config.exchange.as_short());
+            let (role, method) = session.method(step, self.tenant.exchange.as_short());
             self.broker.request(role, method, Awaited::Step(step));
         }
     }

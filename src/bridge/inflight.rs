@@ -85,6 +85,11 @@ impl Publications {
         self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, retained: None }));
     }
 
+    /// How many wait for the broker's confirm, those that were overtaken included.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.unconfirmed.len()
+    }
+
     /// The PUBLISH that came last is to be kept.
     pub(super) fn retain(&mut self, message: Retained) {
         if let Some(Some(last)) = self.unconfirmed.back_mut() {

@@ -14,9 +14,9 @@
 use super::broker::BrokerSide;
 use super::channel::Role;
 use super::session::Refused;
+use crate::amqp::ShortText;
 use crate::amqp::reply_code::ACCESS_REFUSED;
 use crate::amqp::{ClientMethod, QueueArguments, QueueFlags, ShortStr};
-use crate::config::ShortText;
 use crate::error::Error;
 
 /// How often it is tried.

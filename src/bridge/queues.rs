@@ -1,7 +1,8 @@
 //! The client's queues at the broker: what each is for, its shape, and how far it has come.
 
+use crate::amqp::ShortText;
 use crate::amqp::{ClientMethod, QueueArguments, QueueFlags, ShortStr};
-use crate::config::{Config, ShortText};
+use crate::config::Config;
 use crate::mqtt::QoS;
 use crate::names::QueueNames;
 

@@ -25,11 +25,11 @@ use super::broker::BrokerSide;
 use super::channel::{Awaited, Role};
 use super::session::Refused;
 use super::{Bridge, from_broker};
+use crate::amqp::ShortText;
 use crate::amqp::{
     Address, ClientMethod, ContentHeader, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags,
     ShortStr,
 };
-use crate::config::ShortText;
 use crate::error::{Error, Limit};
 use crate::event::Event;
 use crate::mqtt::{Publish, QoS};

@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE as steps at the broker, and what has become of each.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::queues::{Level, QueueId, Queues, Stage};
 use super::session::Step;
@@ -51,6 +51,8 @@ pub(super) struct Subscriptions {
     filters: usize,
     /// Binding keys, starting with `$`, of filters that this connection subscribed to.
     dollar_filters: Vec<(Box<[u8]>, Level)>,
+    /// Filters of this connection, where they are limited.
+    counted: BTreeSet<Box<str>>,
 }
 
 struct Packet {
@@ -85,6 +87,20 @@ impl Subscriptions {
     /// Whether a packet of so many filters may still wait for the broker's answers.
     pub(super) fn has_room_for(&self, filters: usize) -> bool {
         self.filters + filters <= MAX_FILTERS && self.packets.len() < MAX_FILTERS
+    }
+
+    /// Counts a filter; `false` when there are so many others already.
+    pub(super) fn count(&mut self, filter: &str, most: usize) -> bool {
+        let is_counted = self.counted.contains(filter) || self.counted.len() < most;
+        if is_counted {
+            self.counted.insert(filter.into());
+        }
+        is_counted
+    }
+
+    /// The client gives a filter up.
+    pub(super) fn uncount(&mut self, filter: &str) {
+        self.counted.remove(filter);
     }
 
     fn push(&mut self, packet: Packet) {

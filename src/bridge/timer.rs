@@ -12,6 +12,8 @@ pub enum Timer {
     Login,
     /// The client has been silent for one and a half keep-alive times. [MQTT-3.1.2-24]
     KeepAlive,
+    /// A client that was ahead of what it may do may go on.
+    Hold,
     /// A heartbeat is to be sent, or one of the broker's is missing.
     Heartbeat,
     /// The will at the broker is to be renewed.
@@ -95,11 +97,11 @@ impl Timers {
         (self.linger, Timer::Linger)
     }
 
-    /// The next timer of a connection that is up. A blocked broker does not read, so the client cannot make itself heard and its
-    /// keep-alive stands still.
-    pub(super) fn connected(&self, is_blocked: bool) -> Option<(Instant, Timer)> {
+    /// The next timer of a connection that is up. While nobody listens to the client, because the broker is blocked or the client
+    /// ahead of its rate, it cannot make itself heard and its keep-alive stands still.
+    pub(super) fn connected(&self, is_deaf: bool) -> Option<(Instant, Timer)> {
         let keep_alive =
-            self.keep_alive.filter(|_| !is_blocked).map(|t| (self.client_heard + t, Timer::KeepAlive));
+            self.keep_alive.filter(|_| !is_deaf).map(|t| (self.client_heard + t, Timer::KeepAlive));
         let beat = self.heartbeat.map(|b| (b.send.min(b.broker_heard + b.interval * 2), Timer::Heartbeat));
         let will = self.will.map(|at| (at, Timer::Will));
         [keep_alive, beat, will].into_iter().flatten().min_by_key(|&(at, _)| at)

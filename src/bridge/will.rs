@@ -12,10 +12,10 @@ use std::rc::Rc;
 use super::broker::BrokerSide;
 use super::channel::{Awaited, Role};
 use super::retained::{Names, Place, kept_at};
+use crate::amqp::ShortText;
 use crate::amqp::{
     Address, ClientMethod, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags, ShortStr,
 };
-use crate::config::ShortText;
 use crate::mqtt::QoS;
 
 /// How long the queue outlives its connection: the will is gone from it at once.

@@ -178,6 +178,11 @@ impl Decoder {
         Self { version: Version::V311, max_packet, payload_left: 0 }
     }
 
+    /// Whether a PUBLISH is under way whose payload has not all been handed on.
+    pub const fn is_in_payload(&self) -> bool {
+        self.payload_left > 0
+    }
+
     /// After a CONNECT that is accepted.
     pub const fn set_version(&mut self, version: Version, max_packet: u32) {
         self.version = version;

@@ -2,7 +2,7 @@
 //! never a timer that gets nowhere.
 
 use leveret::{
-    Bridge, Config, Peer, Timer,
+    Bridge, Config, Gate, Peer, Timer,
     time::{Duration, Instant},
 };
 use std::rc::Rc;
@@ -34,8 +34,9 @@ impl Rig {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let config = Config::from_json(CONFIGS[random.usize(..CONFIGS.len())].as_bytes()).unwrap();
-        let peer = Peer { address: Some(peer()), nonce: 1 };
-        let bridge = Bridge::new(Rc::new(config), peer, Instant::ZERO);
+        let gate = Rc::new(Gate::alone(config.policy.clone()));
+        let mut bridge = Bridge::new(Rc::new(config), gate, Instant::ZERO);
+        bridge.handle_peer(Peer { address: Some(peer()), nonce: 1, ..Peer::default() });
         Self { bridge, now: Instant::ZERO, taken: 0, given: 0, random }
     }
 

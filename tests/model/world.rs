@@ -3,7 +3,7 @@
 use crate::broker::{Broker, ConnectionId};
 use bytes::BytesMut;
 use leveret::{
-    Bridge, Config, Peer,
+    Bridge, Config, Gate, Peer,
     time::{Duration, Instant},
 };
 use mqttbytes::{QoS, v4::Packet};
@@ -14,6 +14,7 @@ use support::packets;
 /// Everything there is, but for the model.
 pub(crate) struct World {
     config: Rc<Config>,
+    gate: Rc<Gate>,
     /// Milliseconds.
     now: u64,
     pub(crate) broker: Broker,
@@ -110,6 +111,7 @@ impl World {
     pub(crate) fn new(config_json: &str, seed: u64) -> Self {
         let config = Config::from_json(config_json.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
         Self {
+            gate: Rc::new(Gate::alone(config.policy.clone())),
             config: Rc::new(config),
             now: 0,
             broker: Broker::new(seed),
@@ -123,9 +125,10 @@ impl World {
     pub(crate) fn connect(&mut self, connect: Vec<u8>, keep_alive: u64, holds_acks: bool) -> LinkId {
         let id = LinkId(self.links.len());
         let address = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 40_000)));
-        let peer = Peer { address, nonce: id.0 as u128 };
+        let mut bridge = Bridge::new(self.config.clone(), self.gate.clone(), self.instant());
+        bridge.handle_peer(Peer { address, nonce: id.0 as u128, ..Peer::default() });
         self.links.push(Link {
-            bridge: Bridge::new(self.config.clone(), peer, self.instant()),
+            bridge,
             amqp: None,
             from_client: connect,
             client_ends: false,

@@ -67,6 +67,11 @@ pub(crate) fn replace(buffer: Buffer, bytes: &[u8]) -> Result<(), Status> {
     check(unsafe { proxy_set_buffer_bytes(buffer as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
 }
 
+/// Puts bytes in front of what is in a buffer.
+pub(crate) fn put_back(buffer: Buffer, bytes: &[u8]) -> Result<(), Status> {
+    check(unsafe { proxy_set_buffer_bytes(buffer as u32, 0, 0, bytes.as_ptr(), bytes.len()) })
+}
+
 /// Passes the downstream buffer on to the next filter, once the current callback is over.
 pub(crate) fn resume_downstream() -> Result<(), Status> {
     check(unsafe { proxy_continue_stream(DOWNSTREAM) })
@@ -106,6 +111,40 @@ pub(crate) fn set_cluster(name: &str) -> Result<(), Status> {
         )
     })?;
     Ok(())
+}
+
+/// What all virtual machines of this one's `vm_id` share under `key`, and its mark, which is another after each change; `None` when
+/// nobody has set it.
+pub(crate) fn shared_data(key: &str) -> Option<(Vec<u8>, u32)> {
+    let mut mark = 0;
+    let value = returned(|data, size| unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut mark)
+    });
+    value.ok().map(|value| (value, mark))
+}
+
+/// Changes it, if it still has this mark; without a mark, in any case.
+pub(crate) fn set_shared_data(key: &str, value: &[u8], mark: Option<u32>) -> Result<(), Status> {
+    // No value has the mark 0, which stands for any.
+    let mark = mark.unwrap_or(0);
+    check(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), mark) })
+}
+
+/// Makes, or takes over, the queue of this name, whose root context is called as soon as there is something in it.
+pub(crate) fn register_shared_queue(name: &str) -> Result<u32, Status> {
+    let mut id = 0;
+    check(unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &mut id) })?;
+    Ok(id)
+}
+
+/// Puts bytes into a queue.
+pub(crate) fn enqueue(id: u32, bytes: &[u8]) -> Result<(), Status> {
+    check(unsafe { proxy_enqueue_shared_queue(id, bytes.as_ptr(), bytes.len()) })
+}
+
+/// Takes the first bytes out of a queue; an error when there are none.
+pub(crate) fn dequeue(id: u32) -> Result<Vec<u8>, Status> {
+    returned(|data, size| unsafe { proxy_dequeue_shared_queue(id, data, size) })
 }
 
 /// Defines a counter, or finds the one of that name, and gives its number.
@@ -178,6 +217,18 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        mark: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(key: *const u8, key_size: usize, data: *const u8, size: usize, mark: u32)
+    -> u32;
+    fn proxy_register_shared_queue(name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_enqueue_shared_queue(id: u32, data: *const u8, size: usize) -> u32;
+    fn proxy_dequeue_shared_queue(id: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
 }

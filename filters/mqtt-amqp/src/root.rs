@@ -11,8 +11,9 @@ use core::{
     time::Duration,
 };
 use leveret::{
-    Config,
+    Config, Gate,
     event::{self, Event},
+    policy::Shared,
     time::Instant,
 };
 use proxy_wasm::{
@@ -27,7 +28,7 @@ use std::{
 /// The root context.
 #[derive(Default)]
 pub(crate) struct Root {
-    config: Option<Rc<Config>>,
+    config: Option<(Rc<Config>, Rc<Gate>)>,
     worker: Rc<Worker>,
 }
 
@@ -53,7 +54,8 @@ impl RootContext for Root {
         };
         match Config::from_json(&json) {
             Ok(config) => {
-                self.config = Some(Rc::new(config));
+                let gate = Gate::new(config.policy.clone(), Rc::new(Proxy), self.worker.number.get());
+                self.config = Some((Rc::new(config), Rc::new(gate)));
                 true
             }
             Err(error) => {
@@ -65,6 +67,18 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         self.worker.tick();
+        if let Some((_, gate)) = &self.config {
+            gate.handle_tick(self.worker.now());
+        }
+    }
+
+    /// A connection has bytes to put back, see [`crate::stream`].
+    fn on_queue_ready(&mut self, id: u32) {
+        while let Ok(bytes) = host::dequeue(id) {
+            if let Ok(connection) = bytes.try_into() {
+                self.worker.put_back(u32::from_le_bytes(connection));
+            }
+        }
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -73,7 +87,9 @@ impl RootContext for Root {
 
     fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
         Some(match &self.config {
-            Some(config) => Box::new(Stream::new(id, config.clone(), self.worker.clone())),
+            Some((config, gate)) => {
+                Box::new(Stream::new(id, config.clone(), gate.clone(), self.worker.clone()))
+            }
             // The SDK panics on `None`.
             None => Box::new(Unconfigured),
         })
@@ -86,6 +102,10 @@ impl RootContext for Root {
 #[derive(Default)]
 pub(crate) struct Worker {
     clock: Cell<Clock>,
+    /// Among the virtual machines of this proxy.
+    number: Cell<u64>,
+    /// By which a connection has itself called again before the proxy reads on.
+    again: Cell<Option<u32>>,
     /// Tells this worker's connections from those of other workers and other Envoys.
     seed: Cell<u32>,
     log_level: Cell<u32>,
@@ -123,8 +143,10 @@ impl Worker {
 
     /// Counts an event, and logs it with the client's address if anyone listens.
     pub(crate) fn report(&self, client: Option<SocketAddr>, event: &Event) {
-        if let Some(&counter) = self.counters.borrow().get(event.counter()) {
-            self.checked(host::increment(counter));
+        for at in event.counters() {
+            if let Some(&counter) = self.counters.borrow().get(at) {
+                self.checked(host::increment(counter));
+            }
         }
         let level = match event.level() {
             event::Level::Debug => Level::Debug,
@@ -165,8 +187,28 @@ impl Worker {
         self.alarms.borrow_mut().remove(&(at, id));
     }
 
+    /// Has [`Connection::put_back`] called once the current callback and what it has put off are over, before the proxy reads on.
+    pub(crate) fn call_again(&self, id: u32) -> Result<(), Status> {
+        match self.again.get() {
+            Some(again) => host::enqueue(again, &id.to_le_bytes()),
+            // Then it is called later, with more bytes than the proxy's limit.
+            None => Ok(()),
+        }
+    }
+
+    fn put_back(&self, id: u32) {
+        let connection = self.connections.borrow().get(&id).cloned();
+        if let Some(connection) = connection
+            && self.checked(host::set_effective_context(id)).is_some()
+        {
+            connection.borrow_mut().put_back(self);
+        }
+    }
+
     fn start(&self) {
         self.now();
+        self.number.set(machine_number());
+        self.again.set(self.checked(host::register_shared_queue(&format!("leveret.{}", self.number.get()))));
         let node = host::property("node\0id").unwrap_or_default();
         self.seed.set(fnv(&[&node, self.clock.get().wall.to_le_bytes().as_slice()].concat()));
         let counters = Event::COUNTERS.iter().map_while(|name| self.checked(host::define_counter(name)));
@@ -194,6 +236,41 @@ impl Worker {
     fn refresh_log_level(&self) {
         if let Some(level) = self.checked(host::log_level()) {
             self.log_level.set(level);
+        }
+    }
+}
+
+/// What the workers share, in the proxy.
+struct Proxy;
+
+impl Shared for Proxy {
+    fn now(&self) -> u64 {
+        host::wall_clock().unwrap_or_default()
+    }
+
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        host::shared_data(key)
+    }
+
+    fn set(&self, key: &str, value: &[u8], mark: Option<u32>) -> bool {
+        host::set_shared_data(key, value, mark).is_ok()
+    }
+}
+
+/// A number that no other virtual machine of this proxy has.
+fn machine_number() -> u64 {
+    const KEY: &str = "leveret.machines";
+    loop {
+        let Some((value, mark)) = host::shared_data(KEY) else {
+            // From here on there is a mark to compare.
+            if host::set_shared_data(KEY, &[], None).is_err() {
+                return 0;
+            }
+            continue;
+        };
+        let number = u64::from_le_bytes(value.try_into().unwrap_or_default()) + 1;
+        if host::set_shared_data(KEY, &number.to_le_bytes(), Some(mark)).is_ok() {
+            return number;
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     root::Worker,
 };
 use core::{cell::RefCell, net::SocketAddr};
-use leveret::{Bridge, Config, Peer, config::ConnectMode, time::Instant};
+use leveret::{Bridge, Config, Gate, Peer, config::ConnectMode, policy::Certificate, time::Instant};
 use proxy_wasm::{
     traits::{Context, StreamContext},
     types::{Action, PeerType},
@@ -29,18 +29,26 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(id: u32, config: Rc<Config>, worker: Rc<Worker>) -> Self {
+    pub(crate) fn new(id: u32, config: Rc<Config>, gate: Rc<Gate>, worker: Rc<Worker>) -> Self {
         // Held back, `tcp_proxy` connects when reading continues, and by then the cluster can be chosen.
         let first_action = match config.connect_mode {
             ConnectMode::Lazy => Action::Pause,
             ConnectMode::Eager => Action::Continue,
         };
         let now = worker.now();
-        let address = source_address();
-        let peer = Peer { address, nonce: worker.nonce(id) };
-        let bridge = Bridge::new(config, peer, now);
-        let connection =
-            Rc::new(RefCell::new(Connection { id, address, bridge, alarm: None, closed: false }));
+        let connection = Connection {
+            id,
+            address: source_address(),
+            nonce: worker.nonce(id),
+            bridge: Bridge::new(config, gate, now),
+            is_known: false,
+            has_ended: false,
+            is_held: false,
+            to_put_back: Vec::new(),
+            alarm: None,
+            closed: false,
+        };
+        let connection = Rc::new(RefCell::new(connection));
         worker.admit(id, connection.clone());
         Self { id, first_action, connection, worker }
     }
@@ -86,7 +94,16 @@ pub(crate) struct Connection {
     id: u32,
     /// For the log.
     address: Option<SocketAddr>,
+    nonce: u128,
     bridge: Bridge,
+    /// The core knows who the client is.
+    is_known: bool,
+    /// The client has sent its end.
+    has_ended: bool,
+    /// There are bytes in the downstream buffer that the core does not want yet.
+    is_held: bool,
+    /// Those of them that had to make room for others.
+    to_put_back: Vec<u8>,
     /// The alarm that is set, never later than the core's timeout. A timeout that moves out, as it does with
     /// every packet, leaves it alone: waking for nothing once is cheaper than moving it every time.
     alarm: Option<Instant>,
@@ -99,12 +116,13 @@ impl Connection {
     }
 
     fn on_downstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
-        let translated = self.translate_downstream(end, now);
+        self.has_ended |= end;
+        let translated = self.translate_downstream(now, worker);
         self.settle(translated.map(|()| Reply::None), now, worker);
     }
 
     fn on_upstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
-        let translated = self.translate_upstream(end, now);
+        let translated = self.translate_upstream(end, now, worker);
         self.settle(translated, now, worker);
     }
 
@@ -114,7 +132,7 @@ impl Connection {
         if self.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.bridge.handle_timeout(now);
         }
-        let flushed = self.flush();
+        let flushed = self.flush(now, worker);
         self.settle(flushed.map(|()| Reply::None), now, worker);
     }
 
@@ -130,41 +148,88 @@ impl Connection {
         self.settle(Ok(Reply::UnderWay), now, worker);
     }
 
-    fn translate_downstream(&mut self, end: bool, now: Instant) -> Result<(), Status> {
-        let bytes = host::read(Buffer::Downstream)?;
+    fn translate_downstream(&mut self, now: Instant, worker: &Worker) -> Result<(), Status> {
+        if !self.is_known {
+            self.is_known = true;
+            self.bridge.handle_peer(peer(self.address, self.nonce));
+        }
+        // What stays in the proxy's buffer makes it stop reading, which holds the client up.
+        if self.bridge.is_holding() && !self.has_ended {
+            self.is_held = true;
+            return Ok(());
+        }
+        let bytes = self.take_downstream()?;
         #[cfg(all(feature = "trap", target_arch = "wasm32"))]
         trap_if_told(&bytes);
-        self.bridge.handle_client(now, bytes, end);
+        self.bridge.handle_client(now, bytes, self.has_ended);
+        let unread = self.bridge.take_unread();
         self.route()?;
         let output = self.bridge.take_broker_output();
-        host::replace(Buffer::Downstream, &output)?;
+        self.write_upstream(&output, unread, worker)
+    }
+
+    /// All of the client's bytes that the core has not read.
+    fn take_downstream(&mut self) -> Result<Vec<u8>, Status> {
+        self.is_held = false;
+        let mut bytes = core::mem::take(&mut self.to_put_back);
+        let rest = host::read(Buffer::Downstream)?;
+        if bytes.is_empty() {
+            return Ok(rest);
+        }
+        bytes.extend_from_slice(&rest);
+        Ok(bytes)
+    }
+
+    /// Leaves the output of the core, and behind it what it has not read, in the downstream buffer.
+    ///
+    /// What is in there goes upstream as a whole. So what is to stay is put back once the output has gone, and before the proxy
+    /// reads on: a client that is held up is not read from, however much the broker is told meanwhile.
+    fn write_upstream(&mut self, output: &[u8], unread: Vec<u8>, worker: &Worker) -> Result<(), Status> {
+        self.is_held = !unread.is_empty();
         // A first resume is what makes `tcp_proxy` connect, so it needs a reason; and the client's end, which goes with it, makes
         // RabbitMQ drop what it has not looked at, so it waits for the broker's answer to the goodbye.
         if output.is_empty() {
-            return Ok(());
+            return host::replace(Buffer::Downstream, &unread);
         }
-        host::resume_downstream()
+        host::replace(Buffer::Downstream, output)?;
+        host::resume_downstream()?;
+        if self.is_held {
+            self.to_put_back = unread;
+            worker.call_again(self.id)?;
+        }
+        Ok(())
     }
 
-    fn translate_upstream(&mut self, end: bool, now: Instant) -> Result<Reply, Status> {
+    /// Called once what was written has gone.
+    pub(crate) fn put_back(&mut self, worker: &Worker) {
+        let bytes = core::mem::take(&mut self.to_put_back);
+        if !self.closed && !bytes.is_empty() {
+            worker.checked(host::put_back(Buffer::Downstream, &bytes));
+        }
+    }
+
+    fn translate_upstream(&mut self, end: bool, now: Instant, worker: &Worker) -> Result<Reply, Status> {
         let bytes = host::read(Buffer::Upstream)?;
         self.bridge.handle_broker(now, bytes, end);
         let output = self.bridge.take_client_output();
         host::replace(Buffer::Upstream, &output)?;
-        self.flush()?;
+        self.flush(now, worker)?;
         // The end is followed by `on_upstream_close`, and closed here this context would be gone by then: the SDK panics on that.
         Ok(if output.is_empty() && !end { Reply::None } else { Reply::UnderWay })
     }
 
-    /// Sends what the broker shall hear, outside of downstream data.
-    fn flush(&mut self) -> Result<(), Status> {
+    /// Sends what the broker shall hear, outside of downstream data, and reads on where the client was held up.
+    fn flush(&mut self, now: Instant, worker: &Worker) -> Result<(), Status> {
+        if self.is_held && !self.bridge.is_holding() {
+            return self.translate_downstream(now, worker);
+        }
         self.route()?;
         let output = self.bridge.take_broker_output();
         if output.is_empty() {
             return Ok(());
         }
-        host::replace(Buffer::Downstream, &output)?;
-        host::resume_downstream()
+        let held = if self.is_held { self.take_downstream()? } else { Vec::new() };
+        self.write_upstream(&output, held, worker)
     }
 
     fn route(&mut self) -> Result<(), Status> {
@@ -232,6 +297,31 @@ impl StreamContext for Unconfigured {
         let _ = host::close_downstream();
         Action::Pause
     }
+}
+
+/// Who the client is. What TLS says of it is known from its first bytes on.
+fn peer(address: Option<SocketAddr>, nonce: u128) -> Peer {
+    let has_certificate = host::property("connection\0mtls").is_ok_and(|flag| flag.first() == Some(&1));
+    let certificate = has_certificate.then(|| Certificate {
+        subject: text_property("connection\0subject_peer_certificate"),
+        dns: text_property("connection\0dns_san_peer_certificate"),
+        uri: text_property("connection\0uri_san_peer_certificate"),
+    });
+    let port = host::property("destination\0port").ok().and_then(|port| port.first_chunk().copied());
+    Peer {
+        address,
+        port: port.map(u16::from_le_bytes),
+        filter_chain: text_property("xds\0filter_chain_name"),
+        server_name: text_property("connection\0requested_server_name"),
+        certificate,
+        nonce,
+    }
+}
+
+/// Empty where there is none.
+fn text_property(path: &str) -> Box<str> {
+    let text = host::property(path).ok().and_then(|text| String::from_utf8(text).ok());
+    text.unwrap_or_default().into()
 }
 
 /// `None` where the client does not come from an IP address.

@@ -20,6 +20,7 @@ use std::rc::Rc;
 
 use super::overtaken::Overtaken;
 use super::{Names, QUESTION_PRIORITY, question_key};
+use crate::amqp::ShortText;
 use crate::amqp::reply_code::NOT_FOUND;
 use crate::amqp::{
     Address, ClientMethod, ContentHeader, MethodId, MqttHeaders, PUBLISH_QOS, Properties, QueueArguments,
@@ -29,7 +30,6 @@ use crate::bridge::broker::BrokerSide;
 use crate::bridge::channel::{Awaited, Role};
 use crate::bridge::queues::Level;
 use crate::bridge::session::Refused;
-use crate::config::ShortText;
 use crate::mqtt::QoS;
 use crate::time::{Duration, Instant};
 use crate::topic;

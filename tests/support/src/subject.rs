@@ -5,9 +5,10 @@ use crate::{
     module::Module,
 };
 use leveret::{
-    Bridge, Config, Peer,
+    Bridge, Config, Gate, Peer,
     config::ConnectMode,
     event::{Event, Level},
+    policy::Alone,
     time::{Duration, Instant},
 };
 use std::{collections::BTreeMap, net::SocketAddr, rc::Rc};
@@ -15,7 +16,10 @@ use std::{collections::BTreeMap, net::SocketAddr, rc::Rc};
 /// What a conversation can do to the filter and see of it. See [`Host`] for what each means.
 #[expect(missing_docs, reason = "Host has the same methods, with their documentation")]
 pub trait Subject {
-    fn connect(&mut self, peer: SocketAddr) -> Connection;
+    fn connect_as(&mut self, peer: Peer) -> Connection;
+    fn connect(&mut self, peer: SocketAddr) -> Connection {
+        self.connect_as(Peer { address: Some(peer), ..Peer::default() })
+    }
     fn client_sends(&mut self, connection: Connection, bytes: &[u8]);
     fn client_ends(&mut self, connection: Connection);
     fn client_vanishes(&mut self, connection: Connection);
@@ -39,6 +43,8 @@ pub fn both(module: &Module, config_json: &str) -> [(&'static str, Box<dyn Subje
 /// The core without a module around it, driven by the same rules as the glue drives it.
 pub struct Native {
     config: Rc<Config>,
+    gate: Rc<Gate>,
+    shared: Rc<Alone>,
     now: Instant,
     connections: Vec<NativeConnection>,
     counters: BTreeMap<String, u64>,
@@ -51,6 +57,9 @@ struct NativeConnection {
     upstream: Option<Rc<str>>,
     to_broker: Vec<u8>,
     to_client: Vec<u8>,
+    /// What the client was not let on to.
+    held: Vec<u8>,
+    client_ended: bool,
     closed: bool,
 }
 
@@ -59,7 +68,10 @@ impl Native {
     pub fn new(config_json: &str) -> Self {
         let config = Config::from_json(config_json.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
         let counters = Event::COUNTERS.iter().map(|name| ((*name).to_owned(), 0)).collect();
+        let shared = Rc::new(Alone::default());
         Self {
+            gate: Rc::new(Gate::new(config.policy.clone(), shared.clone(), 1)),
+            shared,
             config: Rc::new(config),
             now: Instant::ZERO,
             connections: Vec::new(),
@@ -74,7 +86,11 @@ impl Native {
             return;
         };
         let before = it.to_client.len();
+        self.shared.set_clock(self.now.as_nanos());
         act(it, self.now);
+        if !it.held.is_empty() && !it.bridge.is_holding() {
+            it.read_client(self.now);
+        }
         it.drain_to_broker();
         let replied = before != it.to_client.len();
         if !it.closed && !replied && it.bridge.close_due() {
@@ -82,12 +98,15 @@ impl Native {
             it.bridge.handle_client_closed(self.now);
         }
         while let Some(event) = it.bridge.poll_event() {
-            *self.counters.entry(Event::COUNTERS[event.counter()].to_owned()).or_default() += 1;
+            for at in event.counters() {
+                *self.counters.entry(Event::COUNTERS[at].to_owned()).or_default() += 1;
+            }
             self.logs.push(LogLine { level: level(event.level()), text: event.to_string() });
         }
     }
 
     fn tick(&mut self) {
+        self.gate.handle_tick(self.now);
         for id in 0..self.connections.len() as u32 {
             self.input(Connection(id), |it, now| {
                 if it.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
@@ -110,6 +129,15 @@ impl Native {
 }
 
 impl NativeConnection {
+    fn read_client(&mut self, now: Instant) {
+        if self.bridge.is_holding() && !self.client_ended {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.held);
+        self.bridge.handle_client(now, bytes, self.client_ended);
+        self.held = self.bridge.take_unread();
+    }
+
     fn drain_to_broker(&mut self) {
         self.chosen_cluster = self.bridge.poll_route().or(self.chosen_cluster.take());
         let output = self.bridge.take_broker_output();
@@ -125,16 +153,18 @@ impl NativeConnection {
 }
 
 impl Subject for Native {
-    fn connect(&mut self, peer: SocketAddr) -> Connection {
+    fn connect_as(&mut self, peer: Peer) -> Connection {
         let id = self.connections.len() as u32;
-        let peer = Peer { address: Some(peer), nonce: id.into() };
-        let bridge = Bridge::new(self.config.clone(), peer, self.now);
+        let mut bridge = Bridge::new(self.config.clone(), self.gate.clone(), self.now);
+        bridge.handle_peer(Peer { nonce: id.into(), ..peer });
         let mut connection = NativeConnection {
             bridge,
             chosen_cluster: None,
             upstream: None,
             to_broker: Vec::new(),
             to_client: Vec::new(),
+            held: Vec::new(),
+            client_ended: false,
             closed: false,
         };
         if self.config.connect_mode == ConnectMode::Eager {
@@ -146,11 +176,17 @@ impl Subject for Native {
     }
 
     fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {
-        self.input(connection, |it, now| it.bridge.handle_client(now, bytes.to_vec(), false));
+        self.input(connection, |it, now| {
+            it.held.extend(bytes);
+            it.read_client(now);
+        });
     }
 
     fn client_ends(&mut self, connection: Connection) {
-        self.input(connection, |it, now| it.bridge.handle_client(now, Vec::new(), true));
+        self.input(connection, |it, now| {
+            it.client_ended = true;
+            it.read_client(now);
+        });
     }
 
     fn client_vanishes(&mut self, connection: Connection) {
@@ -208,8 +244,8 @@ impl Subject for Native {
 }
 
 impl Subject for Host {
-    fn connect(&mut self, peer: SocketAddr) -> Connection {
-        self.connect(peer)
+    fn connect_as(&mut self, peer: Peer) -> Connection {
+        self.connect(peer.address.expect("an address"))
     }
 
     fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {

@@ -1,0 +1,83 @@
+//! How fast a client may go on: rates of its own and of its tenant, and publishes that the broker has not confirmed.
+//!
+//! A client that is ahead is not read from for a while. What it has sent stays with the host, which stops reading, so that TCP
+//! holds the client up and memory stays as it is.
+
+use crate::policy::{Meter, Quota, Seat};
+use crate::time::Instant;
+
+/// The brake of one connection. Its host is told by `Bridge::is_holding`.
+#[derive(Default)]
+pub(super) struct Throttle {
+    messages: Option<Meter>,
+    bytes: Option<Meter>,
+    max_inflight: Option<usize>,
+    /// The client's place in its tenant, from CONNECT on.
+    seat: Option<Seat>,
+    hold: Option<Hold>,
+}
+
+/// Until when a client is not read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Until(Instant),
+    /// Until the broker confirms a publish.
+    Confirm,
+}
+
+impl Throttle {
+    pub(super) fn new(quota: &Quota, seat: Seat) -> Self {
+        Self {
+            messages: quota.client_message_rate.map(Meter::new),
+            bytes: quota.client_byte_rate.map(Meter::new),
+            max_inflight: quota.max_inflight.map(usize::from),
+            seat: Some(seat),
+            hold: None,
+        }
+    }
+
+    /// A PUBLISH is read.
+    pub(super) fn message(&mut self, now: Instant) {
+        if let Some(meter) = &mut self.messages {
+            meter.spend(now, 1);
+        }
+        if let Some(seat) = &self.seat {
+            seat.spend_messages(1);
+        }
+    }
+
+    /// So many bytes are read.
+    pub(super) fn bytes(&mut self, now: Instant, count: usize) {
+        if let Some(meter) = &mut self.bytes {
+            meter.spend(now, count as u64);
+        }
+        if let Some(seat) = &self.seat {
+            seat.spend_bytes(count as u64);
+        }
+    }
+
+    /// Whether the client is to wait before the next packet or piece of a payload, of which `inflight` publishes wait for a confirm.
+    pub(super) fn holds(&mut self, now: Instant, inflight: usize) -> bool {
+        let own = |meter: &Option<Meter>| meter.as_ref().and_then(|meter| meter.wait(now));
+        let tenant = self.seat.as_ref().and_then(Seat::wait);
+        self.hold = match own(&self.messages).max(own(&self.bytes)).max(tenant) {
+            Some(wait) => Some(Hold::Until(now + wait)),
+            None => (!self.has_room(inflight)).then_some(Hold::Confirm),
+        };
+        self.hold.is_some()
+    }
+
+    /// Whether another publish may be on its way beside so many.
+    pub(super) fn has_room(&self, inflight: usize) -> bool {
+        self.max_inflight.is_none_or(|most| inflight < most)
+    }
+
+    pub(super) const fn hold(&self) -> Option<Hold> {
+        self.hold
+    }
+
+    /// The client may go on, until it is looked at again.
+    pub(super) const fn release(&mut self) {
+        self.hold = None;
+    }
+}

@@ -271,3 +271,13 @@ pub(crate) fn cluster(name: &str, address: Value) -> Value {
 pub(crate) fn address(address: SocketAddr) -> Value {
     json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
 }
+
+/// Puts another cluster beside the broker's.
+pub(crate) fn add_cluster(bootstrap: &mut Value, cluster: Value) {
+    bootstrap["static_resources"]["clusters"].as_array_mut().unwrap().push(cluster);
+}
+
+/// The probe in the bootstrap.
+pub(crate) fn filter(bootstrap: &mut Value) -> &mut Value {
+    &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+}

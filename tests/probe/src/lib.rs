@@ -1,5 +1,5 @@
 //! A proxy-wasm network filter without a will of its own: its plugin configuration says, callback by callback,
-//! which hostcalls it makes (`script`), and it logs what Envoy answered. `tests/envoy_facts.rs` writes the
+//! which hostcalls it makes (`script`), and it logs what Envoy answered. `tests/envoy_facts/` writes the
 //! scripts, so that a fact and its proof stand in one place.
 //!
 //! A log line is `probe #CONTEXT CALLBACK: WHAT`.
@@ -58,6 +58,7 @@ impl RootContext for Root {
                 self.script = Rc::new(script);
                 let tick = host::set_tick_period(self.script.tick_ms);
                 say(self.id, "configure", format_args!("taken, tick {tick}"));
+                run(self.id, "configure", &self.script.configured, &self.connections);
                 true
             }
             Err(error) => {
@@ -180,6 +181,10 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             Op::CloseUpstream => {
                 say(id, callback, format_args!("close_upstream {}", host::close(Side::Upstream)));
             }
+            Op::GetDownstream => match host::buffer(Side::Downstream) {
+                Ok(bytes) => say(id, callback, format_args!("get_downstream = {}", bytes.escape_ascii())),
+                Err(status) => say(id, callback, format_args!("get_downstream: {status}")),
+            },
             Op::Property(path) => match host::property(path) {
                 Ok(value) => say(id, callback, format_args!("property {path} = {}", value.escape_ascii())),
                 Err(status) => say(id, callback, format_args!("property {path}: {status}")),
@@ -187,6 +192,22 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             Op::FilterState(key, value) => {
                 say(id, callback, format_args!("filter_state {}", host::set_filter_state(key, value)));
             }
+            Op::Shared(key) => match host::shared(key) {
+                Ok((value, cas)) => {
+                    say(id, callback, format_args!("shared {key} = {}, cas {cas}", value.escape_ascii()));
+                }
+                Err(status) => say(id, callback, format_args!("shared {key}: {status}")),
+            },
+            Op::Share(key, value, cas) => {
+                let status = host::share(key, value.as_bytes(), *cas);
+                say(id, callback, format_args!("share {key} {status}"));
+            }
+            Op::Count(key, times) => match count(key, *times) {
+                Ok((sum, collisions)) => {
+                    say(id, callback, format_args!("count {key} = {sum}, {collisions} collisions"));
+                }
+                Err(status) => say(id, callback, format_args!("count {key}: {status}")),
+            },
             Op::NextTick(later) => {
                 if let Some(pending) = connections.borrow_mut().get_mut(&id) {
                     pending.next_tick.extend_from_slice(later);
@@ -199,6 +220,25 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
         }
     }
     action
+}
+
+/// Adds one to a shared number `times` times; the last sum, and how often another VM was faster.
+fn count(key: &str, times: u32) -> Result<(u64, u32), host::Status> {
+    let (mut sum, mut collisions, mut added) = (0, 0, 0);
+    while added < times {
+        let (before, cas) = match host::shared(key) {
+            Ok((value, cas)) => (value.try_into().map_or(0, u64::from_le_bytes), cas),
+            Err(host::Status::NOT_FOUND) => (0, 0),
+            Err(status) => return Err(status),
+        };
+        sum = before + 1;
+        match host::share(key, &sum.to_le_bytes(), cas) {
+            host::Status::OK => added += 1,
+            host::Status::CAS_MISMATCH => collisions += 1,
+            status => return Err(status),
+        }
+    }
+    Ok((sum, collisions))
 }
 
 fn replace(side: Side, bytes: &str) -> host::Status {

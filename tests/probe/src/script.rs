@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub(crate) struct Script {
     /// Root tick period in milliseconds; 0 is no tick.
     pub(crate) tick_ms: u32,
+    /// The root's `on_configure`
+    pub(crate) configured: Vec<Op>,
     /// `on_new_connection`
     pub(crate) connected: Vec<Vec<Op>>,
     /// `on_downstream_data`
@@ -37,10 +39,18 @@ pub(crate) enum Op {
     ResumeUpstream,
     CloseDownstream,
     CloseUpstream,
+    /// Log what came from the client and is here.
+    GetDownstream,
     /// Log a property, by its dotted path.
     Property(String),
     /// Filter state that lives as long as the client's connection: key, value.
     FilterState(String, String),
+    /// Log a shared value with its CAS mark.
+    Shared(String),
+    /// Set a shared value: key, value, CAS mark (0 for none).
+    Share(String, String, u32),
+    /// Add to a shared number with CAS, one by one: key, how often. Logs the last sum.
+    Count(String, u32),
     /// Run these in the next root tick, with this connection as the effective context.
     NextTick(Vec<Op>),
     /// `unreachable`: what a panic is in a module.

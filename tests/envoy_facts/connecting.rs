@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::rig::{
-    Deaf, EARLY_DATA, End, Mode, Rig, Talk, accept, add_cluster, address, cluster, listen, replace_broker,
+    Deaf, EARLY_DATA, End, Mode, Rig, Talk, accept, add_cluster, add_listener, address, cluster, listen,
+    replace_broker,
 };
 use crate::script::{TICK_MS, choose, in_next_tick, inject, ops};
 
@@ -36,6 +37,31 @@ fn lazy_connects_with_the_first_bytes_to_the_cluster_chosen_with_them() {
         }
         assert_eq!(rig.said("client_data: filter_state "), "Ok");
     }
+}
+
+/// Connections of one VM go to a cluster each, as it was chosen for them. A cluster that is not there ends the client.
+#[test]
+fn each_connection_has_the_cluster_chosen_for_it() {
+    let brokers = [listen(), listen()];
+    let script = |name| json!({ "connected": [ops!["pause"]], "client_data": [ops![choose(name), inject("GO"), "pause"]] });
+    let rig = Rig::with(Mode::Lazy, script("nowhere"), |bootstrap, _| {
+        for (name, broker) in ["one", "two"].into_iter().zip(&brokers) {
+            add_cluster(bootstrap, cluster(name, address(broker.local_addr().unwrap())));
+            add_listener(bootstrap, name, script(name));
+        }
+    });
+    let mut clients = ["one", "two", "one", "two"].map(|name| rig.client_of(name));
+    for client in &mut clients {
+        client.say("x");
+    }
+    for broker in [&brokers[0], &brokers[1], &brokers[0], &brokers[1]] {
+        accept(broker).hears("GO");
+    }
+    let mut lost = rig.client();
+    lost.say("x");
+    assert_eq!(lost.rest(), (String::new(), End::Fin));
+    assert_eq!(rig.said_times("client_data: filter_state ", 5), "Ok");
+    assert!(rig.broker_is_untouched());
 }
 
 /// Eager: what is known when the client connects can still choose the cluster.

@@ -6,18 +6,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::rig::{End, Mode, PATIENCE, Rig, Talk, filter, probe};
+use crate::rig::{End, Mode, PATIENCE, Rig, Talk, filter, probe, reload_after_traps};
 use crate::script::{TICK_MS, in_next_tick, inject, ops};
 
 /// A trap ends every connection of its VM; with FAIL_RELOAD a fresh VM serves later ones.
 #[test]
 fn a_trap_ends_the_connections_of_its_vm_and_the_next_is_served() {
     let script = json!({ "client_data": [ops![], ops!["trap"]] });
-    let rig = Rig::with(Mode::Eager, script, |bootstrap, _| {
-        let plugin = &mut filter(bootstrap)["typed_config"]["config"];
-        plugin["failure_policy"] = json!("FAIL_RELOAD");
-        plugin["reload_config"] = json!({ "backoff": { "base_interval": "0.02s" } });
-    });
+    let rig = Rig::with(Mode::Eager, script, |bootstrap, _| reload_after_traps(bootstrap));
     let [mut one, mut two] = [0, 1].map(|_| {
         let (mut client, mut broker) = (rig.client(), rig.broker());
         client.say("x");

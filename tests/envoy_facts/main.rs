@@ -18,5 +18,7 @@ mod life;
 mod module;
 mod rig;
 mod script;
+mod shared_data;
+
 mod told;
 mod writing;

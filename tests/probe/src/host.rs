@@ -68,6 +68,11 @@ pub(crate) fn replace_buffer(side: Side, bytes: &[u8]) -> Status {
     Status(unsafe { proxy_set_buffer_bytes(side.buffer(), 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
 }
 
+/// Puts bytes before what is in the buffer of that side.
+pub(crate) fn prepend_buffer(side: Side, bytes: &[u8]) -> Status {
+    Status(unsafe { proxy_set_buffer_bytes(side.buffer(), 0, 0, bytes.as_ptr(), bytes.len()) })
+}
+
 /// What is in the buffer of that side.
 pub(crate) fn buffer(side: Side) -> Result<Vec<u8>, Status> {
     let (mut data, mut size) = (ptr::null_mut(), 0);

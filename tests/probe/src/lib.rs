@@ -28,13 +28,14 @@ proxy_wasm::main! {{
     proxy_wasm::set_root_context(|id| Box::new(Root { id, script: Rc::default(), connections: Rc::default() }));
 }}
 
-/// What is to be done in the next tick, for each connection alive.
+/// What is to be done later, for each connection alive.
 type Connections = Rc<RefCell<BTreeMap<u32, Pending>>>;
 
 #[derive(Default)]
 struct Pending {
     next_tick: Vec<Op>,
     ticks: usize,
+    soon: Vec<Op>,
 }
 
 struct Root {
@@ -74,19 +75,34 @@ impl RootContext for Root {
         Some(Box::new(Connection { id, script, connections, calls: [0; 5] }))
     }
 
+    fn on_queue_ready(&mut self, queue: u32) {
+        let item = hostcalls::dequeue_shared_queue(queue);
+        say(self.id, "queue_ready", format_args!("{item:?}"));
+        self.run_for_each("queue_ready", |pending| std::mem::take(&mut pending.soon));
+    }
+
     fn on_tick(&mut self) {
-        // Taken out first: an op may end a connection, which comes back to us as a callback.
-        let mut due = Vec::new();
-        for (&id, pending) in self.connections.borrow_mut().iter_mut() {
+        run(self.id, "root_tick", &self.script.root_tick, &self.connections);
+        let script = Rc::clone(&self.script);
+        self.run_for_each("tick", |pending| {
             let mut ops = std::mem::take(&mut pending.next_tick);
-            ops.extend_from_slice(nth(&self.script.tick, pending.ticks));
+            ops.extend_from_slice(nth(&script.tick, pending.ticks));
             pending.ticks += 1;
-            due.push((id, ops));
-        }
+            ops
+        });
+    }
+}
+
+impl Root {
+    /// Runs what is due for each connection, with that as the effective context.
+    fn run_for_each(&self, callback: &str, mut due: impl FnMut(&mut Pending) -> Vec<Op>) {
+        // Taken out first: an op may end a connection, which comes back to us as a callback.
+        let due: Vec<_> =
+            self.connections.borrow_mut().iter_mut().map(|(&id, pending)| (id, due(pending))).collect();
         for (id, ops) in due {
             if !ops.is_empty() {
                 host::set_effective_context(id);
-                run(id, "tick", &ops, &self.connections);
+                run(id, callback, &ops, &self.connections);
                 host::set_effective_context(self.id);
             }
         }
@@ -166,6 +182,10 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             Op::SetDownstream(bytes) => {
                 say(id, callback, format_args!("set_downstream {}", replace(Side::Downstream, bytes)));
             }
+            Op::PrependDownstream(bytes) => {
+                let status = host::prepend_buffer(Side::Downstream, bytes.as_bytes());
+                say(id, callback, format_args!("prepend_downstream {status}"));
+            }
             Op::SetUpstream(bytes) => {
                 say(id, callback, format_args!("set_upstream {}", replace(Side::Upstream, bytes)));
             }
@@ -213,6 +233,15 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
                     pending.next_tick.extend_from_slice(later);
                 }
             }
+            Op::Soon(later) => {
+                if let Some(pending) = connections.borrow_mut().get_mut(&id) {
+                    pending.soon.extend_from_slice(later);
+                }
+                // To register a queue again is the way to its number.
+                let queued = hostcalls::register_shared_queue(QUEUE)
+                    .and_then(|queue| hostcalls::enqueue_shared_queue(queue, None));
+                say(id, callback, format_args!("soon {queued:?}"));
+            }
             Op::Trap => {
                 say(id, callback, "trap");
                 std::process::abort();
@@ -253,3 +282,6 @@ fn nth(lists: &[Vec<Op>], n: usize) -> &[Op] {
 fn say(id: u32, callback: &str, what: impl Display) {
     log::info!("probe #{id} {callback}: {what}");
 }
+
+/// Shared among the VMs of one `vm_id`; the last of them that registered it is called.
+const QUEUE: &str = "soon";

@@ -21,7 +21,9 @@ pub(crate) struct Script {
     pub(crate) client_close: Vec<Vec<Op>>,
     /// `on_upstream_close`
     pub(crate) broker_close: Vec<Vec<Op>>,
-    /// The root's `on_tick`, for each connection, with that connection as the effective context.
+    /// The root's `on_tick`, once for all.
+    pub(crate) root_tick: Vec<Op>,
+    /// The same, for each connection, with that connection as the effective context.
     pub(crate) tick: Vec<Vec<Op>>,
 }
 
@@ -33,6 +35,8 @@ pub(crate) enum Op {
     Pause,
     /// Replace what came from the client.
     SetDownstream(String),
+    /// Put this before what came from the client.
+    PrependDownstream(String),
     /// Replace what came from the broker.
     SetUpstream(String),
     ResumeDownstream,
@@ -53,6 +57,8 @@ pub(crate) enum Op {
     Count(String, u32),
     /// Run these in the next root tick, with this connection as the effective context.
     NextTick(Vec<Op>),
+    /// The same in `on_queue_ready`: put something into a shared queue of this VM's own, which makes Envoy call.
+    Soon(Vec<Op>),
     /// `unreachable`: what a panic is in a module.
     Trap,
 }

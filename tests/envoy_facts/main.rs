@@ -20,5 +20,6 @@ mod rig;
 mod script;
 mod shared_data;
 
+mod tls;
 mod told;
 mod writing;

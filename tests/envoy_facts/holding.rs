@@ -81,27 +81,31 @@ fn what_is_held_can_be_replaced_before_the_broker_is_there() {
     assert_eq!(rig.said("tick: get_downstream = "), "hello");
 }
 
-/// Reading goes by what is in the buffer, and not by resumes: it stops when the filter fills the buffer, and goes on
-/// when the filter empties it.
+/// Reading goes by what is in the buffer, and not by resumes: it stops when the filter fills the buffer beyond the limit,
+/// and goes on when the filter replaces that by no more than the limit.
 #[test]
 fn reading_stops_and_goes_on_with_what_the_filter_leaves() {
+    let fill = |size| ops![{ "set_downstream": "f".repeat(size) }];
     let rig = held(
         Mode::Eager,
         json!({
             "client_data": [ops![inject("A"), "pause"], ops!["pause"]],
-            "broker_data": [ops![{ "set_downstream": "f".repeat(LIMIT + 1) }], ops![{ "set_downstream": "" }]],
+            "broker_data": [fill(LIMIT), fill(LIMIT + 1), fill(LIMIT - 100)],
         }),
     );
     let (mut client, mut broker) = (rig.client(), rig.broker());
     client.say("x");
     broker.hears("A");
-    broker.say("y");
-    client.hears("y");
-    client.say("hello");
-    wait_for_stillness(&rig);
-    assert!(rig.sayings("client_data: 5 bytes").is_empty());
-    broker.say("y");
-    rig.said("client_data: 5 bytes");
+    let mut tell = |is_read: bool, size: usize| {
+        broker.say("y");
+        client.hears("y");
+        client.say("hello");
+        wait_for_stillness(&rig);
+        assert_eq!(!rig.sayings(&format!("client_data: {size} bytes")).is_empty(), is_read, "{size}");
+    };
+    tell(true, LIMIT + 5);
+    tell(false, LIMIT + 1 + 5);
+    tell(true, LIMIT - 100 + 10);
 }
 
 /// Each write to the broker takes the whole buffer along and so lets Envoy read on. A shared queue calls the filter back

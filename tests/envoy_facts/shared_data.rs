@@ -132,6 +132,24 @@ fn other_code() -> Vec<u8> {
     code
 }
 
+/// The VM that has registered a queue is called once for each entry, after the callback that made them.
+#[test]
+fn a_queue_calls_once_for_each_entry() {
+    let soon = |key: &str| json!({ "soon": [{ "shared": key }] });
+    let rig =
+        Rig::start(Mode::Eager, json!({ "connected": [ops![soon("a"), soon("b"), { "shared": "c" }]] }));
+    let _client = rig.client();
+    rig.said("queue_ready: shared b");
+    let after = [
+        "connected: soon Ok(())",
+        "connected: soon Ok(())",
+        "connected: shared c: NotFound",
+        "queue_ready: shared a: NotFound",
+        "queue_ready: shared b: NotFound",
+    ];
+    assert!(rig.sayings("2 ").ends_with(&after.map(str::to_owned)));
+}
+
 /// A trap does not take them along: what the VM had counted there remains, and nobody knows of whom it was.
 #[test]
 fn shared_data_outlives_a_trap() {

@@ -13,7 +13,7 @@ mod host;
 mod script;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::rc::Rc;
 
@@ -35,7 +35,7 @@ type Connections = Rc<RefCell<BTreeMap<u32, Pending>>>;
 struct Pending {
     next_tick: Vec<Op>,
     ticks: usize,
-    soon: Vec<Op>,
+    soon: VecDeque<Vec<Op>>,
 }
 
 struct Root {
@@ -76,36 +76,41 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
-        let item = hostcalls::dequeue_shared_queue(queue);
-        say(self.id, "queue_ready", format_args!("{item:?}"));
-        self.run_for_each("queue_ready", |pending| std::mem::take(&mut pending.soon));
+        let entry = hostcalls::dequeue_shared_queue(queue).ok().flatten().unwrap_or_default();
+        let due = entry.try_into().ok().map(u32::from_le_bytes).and_then(|id| {
+            let ops = self.connections.borrow_mut().get_mut(&id)?.soon.pop_front()?;
+            Some((id, ops))
+        });
+        match due {
+            Some((id, ops)) => self.run_for(id, "queue_ready", &ops),
+            None => say(self.id, "queue_ready", "nothing to do"),
+        }
     }
 
     fn on_tick(&mut self) {
         run(self.id, "root_tick", &self.script.root_tick, &self.connections);
-        let script = Rc::clone(&self.script);
-        self.run_for_each("tick", |pending| {
+        // Taken out first: an op may end a connection, which comes back to us as a callback.
+        let mut due = Vec::new();
+        for (&id, pending) in self.connections.borrow_mut().iter_mut() {
             let mut ops = std::mem::take(&mut pending.next_tick);
-            ops.extend_from_slice(nth(&script.tick, pending.ticks));
+            ops.extend_from_slice(nth(&self.script.tick, pending.ticks));
             pending.ticks += 1;
-            ops
-        });
+            due.push((id, ops));
+        }
+        for (id, ops) in due {
+            if !ops.is_empty() {
+                self.run_for(id, "tick", &ops);
+            }
+        }
     }
 }
 
 impl Root {
-    /// Runs what is due for each connection, with that as the effective context.
-    fn run_for_each(&self, callback: &str, mut due: impl FnMut(&mut Pending) -> Vec<Op>) {
-        // Taken out first: an op may end a connection, which comes back to us as a callback.
-        let due: Vec<_> =
-            self.connections.borrow_mut().iter_mut().map(|(&id, pending)| (id, due(pending))).collect();
-        for (id, ops) in due {
-            if !ops.is_empty() {
-                host::set_effective_context(id);
-                run(id, callback, &ops, &self.connections);
-                host::set_effective_context(self.id);
-            }
-        }
+    /// Runs the ops with that connection as the effective context.
+    fn run_for(&self, id: u32, callback: &str, ops: &[Op]) {
+        host::set_effective_context(id);
+        run(id, callback, ops, &self.connections);
+        host::set_effective_context(self.id);
     }
 }
 
@@ -235,11 +240,11 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             }
             Op::Soon(later) => {
                 if let Some(pending) = connections.borrow_mut().get_mut(&id) {
-                    pending.soon.extend_from_slice(later);
+                    pending.soon.push_back(later.clone());
                 }
                 // To register a queue again is the way to its number.
                 let queued = hostcalls::register_shared_queue(QUEUE)
-                    .and_then(|queue| hostcalls::enqueue_shared_queue(queue, None));
+                    .and_then(|queue| hostcalls::enqueue_shared_queue(queue, Some(&id.to_le_bytes())));
                 say(id, callback, format_args!("soon {queued:?}"));
             }
             Op::Trap => {

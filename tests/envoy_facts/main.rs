@@ -11,6 +11,7 @@
     reason = "a test's own steps: a failure is the test's failure"
 )]
 
+mod behaving_host;
 mod closing;
 mod connecting;
 mod holding;

@@ -1,5 +1,6 @@
 //! One Envoy with the probe between a client and a broker, both played by the test.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -31,7 +32,8 @@ pub(crate) const EARLY_DATA: usize = 1000;
 
 pub(crate) struct Rig {
     pub(crate) envoy: Envoy,
-    address: SocketAddr,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
     broker: TcpListener,
     /// Where files of the test can go; removed after Envoy has ended.
     pub(crate) folder: TempDir,
@@ -45,11 +47,22 @@ impl Rig {
 
     /// The same, with changes to the bootstrap before Envoy sees it; they may put files into the folder.
     pub(crate) fn with(mode: Mode, script: Value, change: impl FnOnce(&mut Value, &Path)) -> Rig {
+        Rig::with_workers(1, mode, script, change)
+    }
+
+    /// The same with several worker threads, each of which has a VM of its own.
+    pub(crate) fn with_workers(
+        concurrency: u32,
+        mode: Mode,
+        script: Value,
+        change: impl FnOnce(&mut Value, &Path),
+    ) -> Rig {
         let folder = TempDir::new().unwrap();
         let broker = listen();
         let mut bootstrap = bootstrap(mode, script, broker.local_addr().unwrap());
         change(&mut bootstrap, folder.path());
-        let envoy = Envoy::start(folder.path(), &bootstrap, &Options::default()).unwrap();
+        let options = Options { concurrency, ..Options::default() };
+        let envoy = Envoy::start(folder.path(), &bootstrap, &options).unwrap();
         let address = envoy.address("facts").unwrap();
         Rig { envoy, address, broker, folder }
     }
@@ -57,6 +70,11 @@ impl Rig {
     /// A new client.
     pub(crate) fn client(&self) -> TcpStream {
         patient(TcpStream::connect(self.address).unwrap())
+    }
+
+    /// A new client of another listener.
+    pub(crate) fn client_of(&self, listener: &str) -> TcpStream {
+        patient(TcpStream::connect(self.envoy.address(listener).unwrap()).unwrap())
     }
 
     /// The next connection that Envoy made to the broker.
@@ -98,6 +116,13 @@ impl Rig {
         let log = self.envoy.log();
         let said = log.lines().filter_map(|line| line.split_once(": probe #")?.1.split_once(text));
         said.map(|(_, rest)| rest.to_owned()).collect()
+    }
+
+    /// The threads on which it has said this so far, as Envoy's log has them.
+    pub(crate) fn threads(&self, text: &str) -> BTreeSet<String> {
+        let log = self.envoy.log();
+        let lines = log.lines().filter(|line| line.contains(": probe #") && line.contains(text));
+        lines.filter_map(|line| Some(line.split("][").nth(1)?.to_owned())).collect()
     }
 }
 
@@ -270,4 +295,32 @@ pub(crate) fn cluster(name: &str, address: Value) -> Value {
 /// A TCP address as Envoy writes it.
 pub(crate) fn address(address: SocketAddr) -> Value {
     json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+/// Puts another cluster beside the broker's.
+pub(crate) fn add_cluster(bootstrap: &mut Value, cluster: Value) {
+    bootstrap["static_resources"]["clusters"].as_array_mut().unwrap().push(cluster);
+}
+
+/// Puts another listener with a probe of its own in front of the broker; gives that plugin.
+pub(crate) fn add_listener<'a>(bootstrap: &'a mut Value, name: &str, script: Value) -> &'a mut Value {
+    let listeners = bootstrap["static_resources"]["listeners"].as_array_mut().unwrap();
+    let mut listener = listeners[0].clone();
+    listener["name"] = json!(name);
+    let filter = &mut listener["filter_chains"][0]["filters"][0];
+    filter["typed_config"] = probe(script);
+    listeners.push(listener);
+    &mut listeners.last_mut().unwrap()["filter_chains"][0]["filters"][0]["typed_config"]["config"]
+}
+
+/// As our own files have it: a trap is not the end of the filter, and the next VM comes soon.
+pub(crate) fn reload_after_traps(bootstrap: &mut Value) {
+    let plugin = &mut filter(bootstrap)["typed_config"]["config"];
+    plugin["failure_policy"] = json!("FAIL_RELOAD");
+    plugin["reload_config"] = json!({ "backoff": { "base_interval": "0.02s" } });
+}
+
+/// The probe in the bootstrap.
+pub(crate) fn filter(bootstrap: &mut Value) -> &mut Value {
+    &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
 }

@@ -9,6 +9,8 @@ pub(crate) struct Status(u32);
 
 impl Status {
     pub(crate) const OK: Status = Status(0);
+    pub(crate) const NOT_FOUND: Status = Status(1);
+    pub(crate) const CAS_MISMATCH: Status = Status(8);
 }
 
 impl fmt::Display for Status {
@@ -66,6 +68,18 @@ pub(crate) fn replace_buffer(side: Side, bytes: &[u8]) -> Status {
     Status(unsafe { proxy_set_buffer_bytes(side.buffer(), 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
 }
 
+/// Puts bytes before what is in the buffer of that side.
+pub(crate) fn prepend_buffer(side: Side, bytes: &[u8]) -> Status {
+    Status(unsafe { proxy_set_buffer_bytes(side.buffer(), 0, 0, bytes.as_ptr(), bytes.len()) })
+}
+
+/// What is in the buffer of that side.
+pub(crate) fn buffer(side: Side) -> Result<Vec<u8>, Status> {
+    let (mut data, mut size) = (ptr::null_mut(), 0);
+    let status = unsafe { proxy_get_buffer_bytes(side.buffer(), 0, usize::MAX, &mut data, &mut size) };
+    given(status, data, size)
+}
+
 pub(crate) fn resume(side: Side) -> Status {
     Status(unsafe { proxy_continue_stream(side.stream()) })
 }
@@ -87,9 +101,25 @@ pub(crate) fn set_tick_period(milliseconds: u32) -> Status {
 pub(crate) fn property(path: &str) -> Result<Vec<u8>, Status> {
     let path = path.replace('.', "\0");
     let (mut data, mut size) = (ptr::null_mut(), 0);
-    match Status(unsafe { proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) }) {
+    given(unsafe { proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) }, data, size)
+}
+
+/// A value that the VMs of one `vm_id` share, with its mark: the next change that names another mark is refused.
+pub(crate) fn shared(key: &str) -> Result<(Vec<u8>, u32), Status> {
+    let (mut data, mut size, mut cas) = (ptr::null_mut(), 0, 0);
+    let status = unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), &mut data, &mut size, &mut cas) };
+    given(status, data, size).map(|value| (value, cas))
+}
+
+/// Changes a shared value if it still has the mark `cas`; 0 is any.
+pub(crate) fn share(key: &str, value: &[u8], cas: u32) -> Status {
+    Status(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
+}
+
+/// What the host allocated with our allocator (the SDK exports it) and gives away.
+fn given(status: u32, data: *mut u8, size: usize) -> Result<Vec<u8>, Status> {
+    match Status(status) {
         Status::OK if data.is_null() => Ok(Vec::new()),
-        // The host allocated it with our allocator (the SDK exports it) and gives it away.
         Status::OK => Ok(unsafe { Vec::from_raw_parts(data, size, size) }),
         status => Err(status),
     }
@@ -120,12 +150,33 @@ pub(crate) fn set_filter_state(key: &str, value: &str) -> Status {
 }
 
 unsafe extern "C" {
+    fn proxy_get_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        size: usize,
+        data: *mut *mut u8,
+        length: *mut usize,
+    ) -> u32;
     fn proxy_set_buffer_bytes(buffer: u32, start: usize, size: usize, data: *const u8, length: usize) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_close_stream(stream: u32) -> u32;
     fn proxy_set_effective_context(id: u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_get_property(path: *const u8, length: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_length: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_length: usize,
+        value: *const u8,
+        value_length: usize,
+        cas: u32,
+    ) -> u32;
     fn proxy_call_foreign_function(
         name: *const u8,
         name_length: usize,

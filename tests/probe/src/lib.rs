@@ -1,5 +1,5 @@
 //! A proxy-wasm network filter without a will of its own: its plugin configuration says, callback by callback,
-//! which hostcalls it makes (`script`), and it logs what Envoy answered. `tests/envoy_facts.rs` writes the
+//! which hostcalls it makes (`script`), and it logs what Envoy answered. `tests/envoy_facts/` writes the
 //! scripts, so that a fact and its proof stand in one place.
 //!
 //! A log line is `probe #CONTEXT CALLBACK: WHAT`.
@@ -13,7 +13,7 @@ mod host;
 mod script;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::rc::Rc;
 
@@ -28,13 +28,14 @@ proxy_wasm::main! {{
     proxy_wasm::set_root_context(|id| Box::new(Root { id, script: Rc::default(), connections: Rc::default() }));
 }}
 
-/// What is to be done in the next tick, for each connection alive.
+/// What is to be done later, for each connection alive.
 type Connections = Rc<RefCell<BTreeMap<u32, Pending>>>;
 
 #[derive(Default)]
 struct Pending {
     next_tick: Vec<Op>,
     ticks: usize,
+    soon: VecDeque<Vec<Op>>,
 }
 
 struct Root {
@@ -58,6 +59,7 @@ impl RootContext for Root {
                 self.script = Rc::new(script);
                 let tick = host::set_tick_period(self.script.tick_ms);
                 say(self.id, "configure", format_args!("taken, tick {tick}"));
+                run(self.id, "configure", &self.script.configured, &self.connections);
                 true
             }
             Err(error) => {
@@ -73,7 +75,20 @@ impl RootContext for Root {
         Some(Box::new(Connection { id, script, connections, calls: [0; 5] }))
     }
 
+    fn on_queue_ready(&mut self, queue: u32) {
+        let entry = hostcalls::dequeue_shared_queue(queue).ok().flatten().unwrap_or_default();
+        let due = entry.try_into().ok().map(u32::from_le_bytes).and_then(|id| {
+            let ops = self.connections.borrow_mut().get_mut(&id)?.soon.pop_front()?;
+            Some((id, ops))
+        });
+        match due {
+            Some((id, ops)) => self.run_for(id, "queue_ready", &ops),
+            None => say(self.id, "queue_ready", "nothing to do"),
+        }
+    }
+
     fn on_tick(&mut self) {
+        run(self.id, "root_tick", &self.script.root_tick, &self.connections);
         // Taken out first: an op may end a connection, which comes back to us as a callback.
         let mut due = Vec::new();
         for (&id, pending) in self.connections.borrow_mut().iter_mut() {
@@ -84,11 +99,18 @@ impl RootContext for Root {
         }
         for (id, ops) in due {
             if !ops.is_empty() {
-                host::set_effective_context(id);
-                run(id, "tick", &ops, &self.connections);
-                host::set_effective_context(self.id);
+                self.run_for(id, "tick", &ops);
             }
         }
+    }
+}
+
+impl Root {
+    /// Runs the ops with that connection as the effective context.
+    fn run_for(&self, id: u32, callback: &str, ops: &[Op]) {
+        host::set_effective_context(id);
+        run(id, callback, ops, &self.connections);
+        host::set_effective_context(self.id);
     }
 }
 
@@ -165,6 +187,10 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             Op::SetDownstream(bytes) => {
                 say(id, callback, format_args!("set_downstream {}", replace(Side::Downstream, bytes)));
             }
+            Op::PrependDownstream(bytes) => {
+                let status = host::prepend_buffer(Side::Downstream, bytes.as_bytes());
+                say(id, callback, format_args!("prepend_downstream {status}"));
+            }
             Op::SetUpstream(bytes) => {
                 say(id, callback, format_args!("set_upstream {}", replace(Side::Upstream, bytes)));
             }
@@ -180,6 +206,10 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             Op::CloseUpstream => {
                 say(id, callback, format_args!("close_upstream {}", host::close(Side::Upstream)));
             }
+            Op::GetDownstream => match host::buffer(Side::Downstream) {
+                Ok(bytes) => say(id, callback, format_args!("get_downstream = {}", bytes.escape_ascii())),
+                Err(status) => say(id, callback, format_args!("get_downstream: {status}")),
+            },
             Op::Property(path) => match host::property(path) {
                 Ok(value) => say(id, callback, format_args!("property {path} = {}", value.escape_ascii())),
                 Err(status) => say(id, callback, format_args!("property {path}: {status}")),
@@ -187,10 +217,35 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
             Op::FilterState(key, value) => {
                 say(id, callback, format_args!("filter_state {}", host::set_filter_state(key, value)));
             }
+            Op::Shared(key) => match host::shared(key) {
+                Ok((value, cas)) => {
+                    say(id, callback, format_args!("shared {key} = {}, cas {cas}", value.escape_ascii()));
+                }
+                Err(status) => say(id, callback, format_args!("shared {key}: {status}")),
+            },
+            Op::Share(key, value, cas) => {
+                let status = host::share(key, value.as_bytes(), *cas);
+                say(id, callback, format_args!("share {key} {status}"));
+            }
+            Op::Count(key, times) => match count(key, *times) {
+                Ok((sum, collisions)) => {
+                    say(id, callback, format_args!("count {key} = {sum}, {collisions} collisions"));
+                }
+                Err(status) => say(id, callback, format_args!("count {key}: {status}")),
+            },
             Op::NextTick(later) => {
                 if let Some(pending) = connections.borrow_mut().get_mut(&id) {
                     pending.next_tick.extend_from_slice(later);
                 }
+            }
+            Op::Soon(later) => {
+                if let Some(pending) = connections.borrow_mut().get_mut(&id) {
+                    pending.soon.push_back(later.clone());
+                }
+                // To register a queue again is the way to its number.
+                let queued = hostcalls::register_shared_queue(QUEUE)
+                    .and_then(|queue| hostcalls::enqueue_shared_queue(queue, Some(&id.to_le_bytes())));
+                say(id, callback, format_args!("soon {queued:?}"));
             }
             Op::Trap => {
                 say(id, callback, "trap");
@@ -199,6 +254,25 @@ fn run(id: u32, callback: &str, ops: &[Op], connections: &Connections) -> Action
         }
     }
     action
+}
+
+/// Adds one to a shared number `times` times; the last sum, and how often another VM was faster.
+fn count(key: &str, times: u32) -> Result<(u64, u32), host::Status> {
+    let (mut sum, mut collisions, mut added) = (0, 0, 0);
+    while added < times {
+        let (before, cas) = match host::shared(key) {
+            Ok((value, cas)) => (value.try_into().map_or(0, u64::from_le_bytes), cas),
+            Err(host::Status::NOT_FOUND) => (0, 0),
+            Err(status) => return Err(status),
+        };
+        sum = before + 1;
+        match host::share(key, &sum.to_le_bytes(), cas) {
+            host::Status::OK => added += 1,
+            host::Status::CAS_MISMATCH => collisions += 1,
+            status => return Err(status),
+        }
+    }
+    Ok((sum, collisions))
 }
 
 fn replace(side: Side, bytes: &str) -> host::Status {
@@ -213,3 +287,6 @@ fn nth(lists: &[Vec<Op>], n: usize) -> &[Op] {
 fn say(id: u32, callback: &str, what: impl Display) {
     log::info!("probe #{id} {callback}: {what}");
 }
+
+/// Shared among the VMs of one `vm_id`; the last of them that registered it is called.
+const QUEUE: &str = "soon";

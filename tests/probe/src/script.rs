@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub(crate) struct Script {
     /// Root tick period in milliseconds; 0 is no tick.
     pub(crate) tick_ms: u32,
+    /// The root's `on_configure`
+    pub(crate) configured: Vec<Op>,
     /// `on_new_connection`
     pub(crate) connected: Vec<Vec<Op>>,
     /// `on_downstream_data`
@@ -19,7 +21,9 @@ pub(crate) struct Script {
     pub(crate) client_close: Vec<Vec<Op>>,
     /// `on_upstream_close`
     pub(crate) broker_close: Vec<Vec<Op>>,
-    /// The root's `on_tick`, for each connection, with that connection as the effective context.
+    /// The root's `on_tick`, once for all.
+    pub(crate) root_tick: Vec<Op>,
+    /// The same, for each connection, with that connection as the effective context.
     pub(crate) tick: Vec<Vec<Op>>,
 }
 
@@ -31,18 +35,30 @@ pub(crate) enum Op {
     Pause,
     /// Replace what came from the client.
     SetDownstream(String),
+    /// Put this before what came from the client.
+    PrependDownstream(String),
     /// Replace what came from the broker.
     SetUpstream(String),
     ResumeDownstream,
     ResumeUpstream,
     CloseDownstream,
     CloseUpstream,
+    /// Log what came from the client and is here.
+    GetDownstream,
     /// Log a property, by its dotted path.
     Property(String),
     /// Filter state that lives as long as the client's connection: key, value.
     FilterState(String, String),
+    /// Log a shared value with its CAS mark.
+    Shared(String),
+    /// Set a shared value: key, value, CAS mark (0 for none).
+    Share(String, String, u32),
+    /// Add to a shared number with CAS, one by one: key, how often. Logs the last sum.
+    Count(String, u32),
     /// Run these in the next root tick, with this connection as the effective context.
     NextTick(Vec<Op>),
+    /// The same in `on_queue_ready`: put something into a shared queue of this VM's own, which makes Envoy call.
+    Soon(Vec<Op>),
     /// `unreachable`: what a panic is in a module.
     Trap,
 }

@@ -5,14 +5,20 @@
 //! A callback that traps ends the module and all its connections; that panics unless the test said it may.
 
 mod abi;
+mod connection;
+mod facts;
 mod proxy;
+mod shared;
 
 use crate::module::Module;
+use connection::Read;
 use proxy::{Action, Proxy};
 use std::{collections::BTreeMap, net::SocketAddr};
 use wasmtime::{Instance, Linker, Store, WasmParams, WasmResults};
 
+pub use facts::{Certificate, Facts};
 pub use proxy::{Level, LogLine};
+pub use shared::SharedData;
 
 /// One connection of a [`Host`], by its context id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,12 +39,17 @@ pub struct Host {
 impl Host {
     /// Starts and configures the module.
     pub fn new(module: &Module, config_json: &str) -> Result<Self, Refused> {
+        Self::worker_of(&SharedData::default(), module, config_json)
+    }
+
+    /// The same as one worker of several of a proxy. Each has a clock of its own, which starts at the same time.
+    pub fn worker_of(shared: &SharedData, module: &Module, config_json: &str) -> Result<Self, Refused> {
         let engine = module.compiled.engine();
         let mut linker = Linker::new(engine);
         abi::define(&mut linker).expect("every call is defined once");
         // Envoy offers more than a network filter needs; using any of it would be a surprise worth a trap.
         linker.define_unknown_imports_as_traps(&module.compiled).expect("imports are functions");
-        let mut store = Store::new(engine, Proxy::new(config_json));
+        let mut store = Store::new(engine, Proxy::new(config_json, shared.clone()));
         store.set_fuel(u64::MAX).expect("fuel is on");
         let instance = linker.instantiate(&mut store, &module.compiled).expect("an instance");
         let mut host = Self { store, instance, next_context: ROOT + 1, may_trap: false };
@@ -53,32 +64,37 @@ impl Host {
 
     /// A client connects. `tcp_proxy` connects upstream now if the filter lets it, else when reading continues.
     pub fn connect(&mut self, peer: SocketAddr) -> Connection {
+        self.connect_as(&Facts { address: peer, ..Facts::default() })
+    }
+
+    /// The same with everything that the proxy tells of it.
+    pub fn connect_as(&mut self, facts: &Facts) -> Connection {
         let id = self.next_context;
         self.next_context += 1;
-        self.store.data_mut().add(id, peer);
+        self.store.data_mut().add(id, facts.clone());
         self.call::<_, ()>("proxy_on_context_create", id, (id, ROOT));
         let action = self.call("proxy_on_new_connection", id, (id,));
         self.store.data_mut().new_connection_done(id, action.map(filter_status));
-        self.sweep();
+        self.settle();
         Connection(id)
     }
 
-    /// The client sends bytes.
+    /// The client sends bytes. The proxy reads them, at once or when it reads on.
     pub fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {
-        self.downstream_data(connection.0, bytes, false);
+        self.store.data_mut().connection(connection.0).client_sends(bytes);
+        self.settle();
     }
 
-    /// The client sends its FIN.
+    /// The client sends its FIN, which comes behind its bytes.
     pub fn client_ends(&mut self, connection: Connection) {
-        self.downstream_data(connection.0, &[], true);
+        self.store.data_mut().connection(connection.0).client_ends();
+        self.settle();
     }
 
-    /// The client's connection breaks.
+    /// The client's connection breaks. The proxy notices when it reads, or writes to it.
     pub fn client_vanishes(&mut self, connection: Connection) {
-        if self.store.data_mut().close(connection.0) {
-            self.call::<_, ()>("proxy_on_downstream_connection_close", connection.0, (connection.0, REMOTE));
-        }
-        self.sweep();
+        self.store.data_mut().connection(connection.0).client_vanishes();
+        self.settle();
     }
 
     /// The broker sends bytes; it must have been connected to.
@@ -101,6 +117,16 @@ impl Host {
         std::mem::take(&mut self.store.data_mut().connection(connection.0).to_client)
     }
 
+    /// How much the client has sent that the proxy does not read: when the kernel's buffers are full, sends block.
+    pub fn unread(&self, connection: Connection) -> usize {
+        self.store.data().connections[&connection.0].unread()
+    }
+
+    /// Beyond how many bytes in a connection's buffer the proxy reads no further. At first, as in our files.
+    pub fn set_buffer_limit(&mut self, bytes: usize) {
+        self.store.data_mut().buffer_limit = bytes;
+    }
+
     /// Whether the client's connection has been closed, by whomever.
     pub fn closed(&self, connection: Connection) -> bool {
         self.store.data().connections[&connection.0].closed
@@ -121,7 +147,7 @@ impl Host {
         let end = self.store.data().nanos + millis * NANOS_PER_MILLI;
         while self.store.data_mut().advance_to_tick(end) {
             self.call::<_, ()>("proxy_on_tick", ROOT, (ROOT,));
-            self.sweep();
+            self.settle();
         }
         self.store.data_mut().nanos = end;
     }
@@ -181,11 +207,29 @@ impl Host {
         self.store.data().trapped.as_deref()
     }
 
-    fn downstream_data(&mut self, id: u32, bytes: &[u8], end: bool) {
-        let Some(size) = self.store.data_mut().begin_downstream(id, bytes, end) else { return };
-        let action = self.call("proxy_on_downstream_data", id, (id, size, u32::from(end)));
-        self.store.data_mut().finish_downstream(id, action.map(filter_status));
-        self.sweep();
+    /// What follows an event before the next one: contexts of closed connections go, queues call, clients are read.
+    fn settle(&mut self) {
+        loop {
+            self.sweep();
+            if let Some(queue) = self.store.data_mut().take_queue_call() {
+                self.call::<_, ()>("proxy_on_queue_ready", ROOT, (ROOT, queue));
+                continue;
+            }
+            match self.store.data_mut().read() {
+                Some((id, Read::Data(size, end))) => {
+                    let action = self.call("proxy_on_downstream_data", id, (id, size, u32::from(end)));
+                    self.store.data_mut().finish_downstream(id, action.map(filter_status));
+                }
+                Some((id, Read::Reset)) => self.client_has_gone(id),
+                None => return,
+            }
+        }
+    }
+
+    fn client_has_gone(&mut self, id: u32) {
+        if self.store.data_mut().close(id) {
+            self.call::<_, ()>("proxy_on_downstream_connection_close", id, (id, REMOTE));
+        }
     }
 
     fn upstream_data(&mut self, id: u32, bytes: &[u8], end: bool) {
@@ -199,8 +243,10 @@ impl Host {
             // Still before what was just produced is written.
             self.call::<_, ()>("proxy_on_upstream_connection_close", id, (id, UNKNOWN));
         }
-        self.store.data_mut().write_downstream(id, output);
-        self.sweep();
+        if !self.store.data_mut().write_downstream(id, output) {
+            self.client_has_gone(id);
+        }
+        self.settle();
     }
 
     /// One callback, and what it put off until its end. `None` when the module is dead.
@@ -230,7 +276,7 @@ impl Host {
     fn run_deferred(&mut self) {
         while let Some(action) = self.store.data_mut().deferred.pop_front() {
             match action {
-                Action::ContinueReading(id) => self.store.data_mut().continue_reading(id),
+                Action::ContinueReading(id) => self.store.data_mut().connection(id).continue_reading(),
                 Action::Close(id) => {
                     if self.store.data_mut().close(id) {
                         self.call::<_, ()>("proxy_on_downstream_connection_close", id, (id, LOCAL));
@@ -240,7 +286,6 @@ impl Host {
         }
     }
 
-    /// The end of an event: contexts of closed connections go.
     fn sweep(&mut self) {
         for id in self.store.data_mut().sweep() {
             self.call::<_, u32>("proxy_on_done", id, (id,));
@@ -258,4 +303,6 @@ const PAUSE: u32 = 1;
 const UNKNOWN: u32 = 0;
 const LOCAL: u32 = 1;
 const REMOTE: u32 = 2;
+/// `per_connection_buffer_limit_bytes` in the files we ship.
+const SHIPPED_BUFFER_LIMIT: usize = 262_144;
 const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -33,6 +33,8 @@ pub mod scripted_broker;
 pub mod subject;
 #[cfg(feature = "wasm")]
 pub mod talk;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 

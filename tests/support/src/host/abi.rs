@@ -51,10 +51,13 @@ pub(super) fn define(linker: &mut Linker<Proxy>) -> Result<()> {
         |mut guest: Guest<'_>, kind: u32, start: u32, max: u32, data: u32, size: u32| {
             call(&mut guest, "proxy_set_buffer_bytes", |guest| {
                 let bytes = read(guest, data, size);
+                let (start, max) = (start as usize, max as usize);
+                if kind == DOWNSTREAM_DATA {
+                    return replace_downstream(guest.data_mut(), start, max, bytes);
+                }
                 // Outside its window a buffer reads as empty, but does not take anything.
                 let buffer = buffer(guest.data_mut(), kind)?.ok_or(BAD_ARGUMENT)?;
-                let start = start as usize;
-                let end = start.saturating_add(max as usize).min(buffer.len());
+                let end = start.saturating_add(max).min(buffer.len());
                 if start > end {
                     return Err(BAD_ARGUMENT);
                 }
@@ -82,6 +85,59 @@ pub(super) fn define(linker: &mut Linker<Proxy>) -> Result<()> {
                 let path = read(guest, path, path_size);
                 let value = property(guest.data(), &path).ok_or(NOT_FOUND)?;
                 hand_over(guest, &value, data, size)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_get_shared_data",
+        |mut guest: Guest<'_>, key: u32, key_size: u32, data: u32, size: u32, mark: u32| {
+            call(&mut guest, "proxy_get_shared_data", |guest| {
+                let key = read(guest, key, key_size);
+                let (value, current) = guest.data().shared.get(&key).ok_or(NOT_FOUND)?;
+                hand_over(guest, &value, data, size)?;
+                write(guest, mark, &current.to_le_bytes())
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_set_shared_data",
+        |mut guest: Guest<'_>, key: u32, key_size: u32, data: u32, size: u32, mark: u32| {
+            call(&mut guest, "proxy_set_shared_data", |guest| {
+                let (key, value) = (read(guest, key, key_size), read(guest, data, size));
+                if guest.data().shared.set(key, value, mark) { Ok(()) } else { Err(CAS_MISMATCH) }
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_register_shared_queue",
+        |mut guest: Guest<'_>, name: u32, name_size: u32, queue: u32| {
+            call(&mut guest, "proxy_register_shared_queue", |guest| {
+                let name = read(guest, name, name_size);
+                let number = guest.data().shared.register_queue(name, guest.data().worker);
+                write(guest, queue, &(number as u32).to_le_bytes())
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_enqueue_shared_queue",
+        |mut guest: Guest<'_>, queue: u32, data: u32, size: u32| {
+            call(&mut guest, "proxy_enqueue_shared_queue", |guest| {
+                let entry = read(guest, data, size);
+                if guest.data().shared.enqueue(queue as usize, entry) { Ok(()) } else { Err(NOT_FOUND) }
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_dequeue_shared_queue",
+        |mut guest: Guest<'_>, queue: u32, data: u32, size: u32| {
+            call(&mut guest, "proxy_dequeue_shared_queue", |guest| {
+                let entry = guest.data().shared.dequeue(queue as usize).ok_or(NOT_FOUND)?;
+                hand_over(guest, &entry.ok_or(EMPTY)?, data, size)
             })
         },
     )?;
@@ -163,6 +219,12 @@ fn buffer(proxy: &mut Proxy, kind: u32) -> core::result::Result<Option<&mut Vec<
     }
 }
 
+fn replace_downstream(proxy: &mut Proxy, start: usize, max: usize, bytes: Vec<u8>) -> Outcome {
+    let (context, limit) = (proxy.context(), proxy.buffer_limit);
+    let connection = proxy.connections.get_mut(&context).ok_or(BAD_ARGUMENT)?;
+    if connection.replace(start, max, bytes, limit) { Ok(()) } else { Err(BAD_ARGUMENT) }
+}
+
 fn on_stream(guest: &mut Guest<'_>, stream: u32, action: impl FnOnce(u32) -> Action) -> Outcome {
     let proxy = guest.data_mut();
     let context = proxy.context();
@@ -178,11 +240,11 @@ fn on_stream(guest: &mut Guest<'_>, stream: u32, action: impl FnOnce(u32) -> Act
 
 fn property(proxy: &Proxy, path: &[u8]) -> Option<Vec<u8>> {
     let context = proxy.context();
-    match path {
-        b"node\0id" => Some(b"behaving-host".to_vec()),
-        b"source\0address" => Some(proxy.connections.get(&context)?.peer.to_string().into_bytes()),
-        b"connection_id" => Some(u64::from(context).to_le_bytes().to_vec()),
-        _ => None,
+    let parts: Vec<&str> = core::str::from_utf8(path).ok()?.split('\0').collect();
+    match parts[..] {
+        ["node", "id"] => Some(b"behaving-host".to_vec()),
+        ["connection_id"] => Some(u64::from(context).to_le_bytes().to_vec()),
+        _ => proxy.connections.get(&context)?.property(&parts),
     }
 }
 
@@ -247,6 +309,8 @@ const LEVELS: [Level; 6] =
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const BAD_ARGUMENT: u32 = 2;
+const EMPTY: u32 = 7;
+const CAS_MISMATCH: u32 = 8;
 const UNIMPLEMENTED: u32 = 12;
 
 const DOWNSTREAM_DATA: u32 = 2;

@@ -1,9 +1,11 @@
 //! The proxy's side: connections with their buffers, `tcp_proxy`, and what is put off until a callback ends.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+use super::{
+    connection::{Read, TcpConnection},
+    facts::Facts,
+    shared::SharedData,
 };
+use std::collections::{BTreeMap, VecDeque};
 
 /// How loud a log line is, by its number in the proxy-wasm ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +49,11 @@ pub(crate) struct Proxy {
     pub(crate) nanos: u64,
     pub(crate) wall_offset: u64,
     pub(crate) connections: BTreeMap<u32, TcpConnection>,
+    /// Beyond this, a client is read no further.
+    pub(crate) buffer_limit: usize,
+    pub(crate) shared: SharedData,
+    /// Which of those that share it this is.
+    pub(crate) worker: usize,
     pub(crate) deferred: VecDeque<Action>,
     pub(crate) logs: Vec<LogLine>,
     pub(crate) log_level: Level,
@@ -65,31 +72,8 @@ struct Tick {
     next: u64,
 }
 
-/// A client's connection, the filter on it and `tcp_proxy` behind that.
-pub(crate) struct TcpConnection {
-    pub(crate) peer: SocketAddr,
-    /// Read from the client, not yet passed on.
-    pub(crate) downstream: Vec<u8>,
-    /// Whether the filter may touch `downstream`: inside its callback, and on from there if it paused.
-    pub(crate) downstream_reachable: bool,
-    /// On its way to the client, inside `on_upstream_data`.
-    pub(crate) upstream_data: Option<Vec<u8>>,
-    /// The filter state `envoy.tcp_proxy.cluster`.
-    pub(crate) chosen_cluster: Option<String>,
-    /// The cluster `tcp_proxy` has connected to.
-    pub(crate) upstream: Option<String>,
-    pub(crate) to_broker: Vec<u8>,
-    pub(crate) to_client: Vec<u8>,
-    pub(crate) closed: bool,
-    pub(crate) lost: usize,
-    client_ended: bool,
-    end_passed_on: bool,
-    /// Its context still exists in the module.
-    in_vm: bool,
-}
-
 impl Proxy {
-    pub(crate) fn new(configuration: &str) -> Self {
+    pub(crate) fn new(configuration: &str, shared: SharedData) -> Self {
         Self {
             configuration: configuration.as_bytes().to_vec(),
             configuring: false,
@@ -97,6 +81,9 @@ impl Proxy {
             wall_offset: 1_700_000_000_000_000_000,
             tick: None,
             connections: BTreeMap::new(),
+            buffer_limit: super::SHIPPED_BUFFER_LIMIT,
+            worker: shared.add_worker(),
+            shared,
             deferred: VecDeque::new(),
             logs: Vec::new(),
             log_level: Level::Trace,
@@ -145,22 +132,8 @@ impl Proxy {
         }
     }
 
-    pub(crate) fn add(&mut self, id: u32, peer: SocketAddr) {
-        let connection = TcpConnection {
-            peer,
-            downstream: Vec::new(),
-            downstream_reachable: false,
-            upstream_data: None,
-            chosen_cluster: None,
-            upstream: None,
-            to_broker: Vec::new(),
-            to_client: Vec::new(),
-            closed: false,
-            lost: 0,
-            client_ended: false,
-            end_passed_on: false,
-            in_vm: self.trapped.is_none(),
-        };
+    pub(crate) fn add(&mut self, id: u32, facts: Facts) {
+        let connection = TcpConnection::new(facts, self.trapped.is_none());
         self.connections.insert(id, connection);
     }
 
@@ -176,22 +149,20 @@ impl Proxy {
         }
     }
 
-    /// The buffer's size, unless the connection is closed.
-    pub(crate) fn begin_downstream(&mut self, id: u32, bytes: &[u8], end: bool) -> Option<u32> {
-        let connection = self.connection(id);
-        if connection.closed {
-            return None;
-        }
-        assert!(!connection.client_ended, "a client says nothing after its FIN");
-        connection.downstream.extend_from_slice(bytes);
-        connection.client_ended = end;
-        connection.downstream_reachable = true;
-        Some(connection.downstream.len() as u32)
+    /// The next that Envoy reads, of all connections.
+    pub(crate) fn read(&mut self) -> Option<(u32, Read)> {
+        let limit = self.buffer_limit;
+        self.connections.iter_mut().find_map(|(&id, connection)| Some((id, connection.read(limit)?)))
+    }
+
+    /// The next queue that this worker is to be called about.
+    pub(crate) fn take_queue_call(&mut self) -> Option<u32> {
+        self.shared.take_call(self.worker).map(|queue| queue as u32)
     }
 
     pub(crate) fn finish_downstream(&mut self, id: u32, status: Option<FilterStatus>) {
         if status == Some(FilterStatus::Continue) {
-            self.continue_reading(id);
+            self.connection(id).continue_reading();
             self.connection(id).downstream_reachable = false;
         }
     }
@@ -211,34 +182,16 @@ impl Proxy {
         self.connection(id).upstream_data.take().unwrap_or_default()
     }
 
-    /// The end of an upstream event: only now its bytes are safe from a close.
-    pub(crate) fn write_downstream(&mut self, id: u32, mut bytes: Vec<u8>) {
+    /// The end of an upstream event: only now its bytes are safe from a close. `false` when the client is not there any more.
+    pub(crate) fn write_downstream(&mut self, id: u32, mut bytes: Vec<u8>) -> bool {
         let connection = self.connection(id);
-        if connection.closed {
+        let is_gone = connection.is_gone() && !bytes.is_empty();
+        if connection.closed || is_gone {
             connection.lost += bytes.len();
         } else {
             connection.to_client.append(&mut bytes);
         }
-    }
-
-    /// `tcp_proxy` reads what the filter left in the buffer; the first time makes it connect.
-    pub(crate) fn continue_reading(&mut self, id: u32) {
-        let connection = self.connection(id);
-        if connection.closed {
-            return;
-        }
-        let end = connection.client_ended;
-        if connection.downstream.is_empty() && !end {
-            return;
-        }
-        connection.connect_upstream();
-        let mut bytes = std::mem::take(&mut connection.downstream);
-        if connection.end_passed_on {
-            connection.lost += bytes.len();
-        } else {
-            connection.to_broker.append(&mut bytes);
-        }
-        connection.end_passed_on = end;
+        !is_gone
     }
 
     /// Whether this closed it.
@@ -270,11 +223,5 @@ impl Proxy {
             connection.closed = true;
             connection.in_vm = false;
         }
-    }
-}
-
-impl TcpConnection {
-    fn connect_upstream(&mut self) {
-        self.upstream.get_or_insert_with(|| self.chosen_cluster.clone().unwrap_or_default());
     }
 }

@@ -7,7 +7,7 @@
 use std::{fs, net::SocketAddr, path::Path};
 use support::{
     agreeable::Broker,
-    host::{Connection, Host, Level, Refused},
+    host::{Connection, Facts, Host, Level, Refused},
     module::{self, Module},
     subject::{self, Subject},
 };
@@ -332,7 +332,7 @@ fn log_lines_below_the_proxy_s_level_are_not_written() {
 #[test]
 fn the_module_does_what_the_core_does() {
     let [native, module] = subject::both(module::shipped(), "{}").map(|(_, mut subject)| {
-        let client = subject.connect(peer());
+        let client = subject.connect_as(&Facts::default());
         let mut broker = Broker::default();
         let mut transcript = Vec::new();
         for bytes in [CONNECT, SUBSCRIBE, PUBLISH_QOS_0, PUBLISH_QOS_1, PINGREQ] {
@@ -358,7 +358,7 @@ fn the_module_does_what_the_core_does() {
 #[test]
 fn how_bytes_are_split_does_not_matter() {
     for (name, mut subject) in subject::both(module::shipped(), "{}") {
-        let client = subject.connect(peer());
+        let client = subject.connect_as(&Facts::default());
         let mut broker = Broker::default();
         let mut heard = Vec::new();
         for byte in [CONNECT, SUBSCRIBE, PUBLISH_QOS_1, PINGREQ].concat() {

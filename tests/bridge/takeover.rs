@@ -1,13 +1,7 @@
 //! Another connection comes with the same client id. [MQTT-3.1.4-2]
 
 use crate::both;
-use support::{
-    methods::*,
-    module,
-    packets::*,
-    subject,
-    talk::{Talk, peer},
-};
+use support::{host::Facts, methods::*, module, packets::*, subject, talk::Talk};
 
 /// The broker says that the lock is gone.
 fn lock_is_taken(t: &mut Talk) {
@@ -139,7 +133,7 @@ fn no_two_connections_have_the_same_marks() {
     };
     for (name, mut subject) in subject::both(module::shipped(), "{}") {
         let [first, second] = [0, 1].map(|_| {
-            let connection = subject.connect(peer());
+            let connection = subject.connect_as(&Facts::default());
             subject.client_sends(connection, &connect_will(1, "w", "gone"));
             let bytes = subject.take_to_broker(connection);
             // The lock's expiry, and the ending of names.

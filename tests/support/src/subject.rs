@@ -1,25 +1,22 @@
 //! One conversation, two subjects: the core driven natively, and the module in a behaving host.
 
 use crate::{
-    host::{Connection, Host, LogLine, Refused},
+    host::{Connection, Facts, Host, LogLine, Refused},
     module::Module,
 };
 use leveret::{
     Bridge, Config, Gate, Peer,
     config::ConnectMode,
     event::{Event, Level},
-    policy::Alone,
+    policy::{Alone, Certificate},
     time::{Duration, Instant},
 };
-use std::{collections::BTreeMap, net::SocketAddr, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 /// What a conversation can do to the filter and see of it. See [`Host`] for what each means.
 #[expect(missing_docs, reason = "Host has the same methods, with their documentation")]
 pub trait Subject {
-    fn connect_as(&mut self, peer: Peer) -> Connection;
-    fn connect(&mut self, peer: SocketAddr) -> Connection {
-        self.connect_as(Peer { address: Some(peer), ..Peer::default() })
-    }
+    fn connect_as(&mut self, facts: &Facts) -> Connection;
     fn client_sends(&mut self, connection: Connection, bytes: &[u8]);
     fn client_ends(&mut self, connection: Connection);
     fn client_vanishes(&mut self, connection: Connection);
@@ -153,10 +150,10 @@ impl NativeConnection {
 }
 
 impl Subject for Native {
-    fn connect_as(&mut self, peer: Peer) -> Connection {
+    fn connect_as(&mut self, facts: &Facts) -> Connection {
         let id = self.connections.len() as u32;
         let mut bridge = Bridge::new(self.config.clone(), self.gate.clone(), self.now);
-        bridge.handle_peer(Peer { nonce: id.into(), ..peer });
+        bridge.handle_peer(peer(facts, id));
         let mut connection = NativeConnection {
             bridge,
             chosen_cluster: None,
@@ -244,8 +241,8 @@ impl Subject for Native {
 }
 
 impl Subject for Host {
-    fn connect_as(&mut self, peer: Peer) -> Connection {
-        self.connect(peer.address.expect("an address"))
+    fn connect_as(&mut self, facts: &Facts) -> Connection {
+        self.connect_as(facts)
     }
 
     fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {
@@ -294,6 +291,21 @@ impl Subject for Host {
 
     fn logs(&self) -> &[LogLine] {
         self.logs()
+    }
+}
+
+fn peer(facts: &Facts, id: u32) -> Peer {
+    Peer {
+        address: Some(facts.address),
+        port: Some(facts.port),
+        filter_chain: facts.filter_chain.as_str().into(),
+        server_name: facts.server_name.as_deref().unwrap_or_default().into(),
+        certificate: facts.certificate.as_ref().map(|it| Certificate {
+            subject: it.subject.as_str().into(),
+            dns: it.dns.as_deref().unwrap_or_default().into(),
+            uri: it.uri.as_deref().unwrap_or_default().into(),
+        }),
+        nonce: id.into(),
     }
 }
 

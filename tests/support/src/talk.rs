@@ -3,7 +3,7 @@
 //! What either side says reaches the subject in random pieces. A failure prints the seed; `LEVERET_SEED` repeats it.
 
 use crate::{
-    host::Connection,
+    host::{Connection, Facts},
     methods as say,
     module::Module,
     packets,
@@ -64,11 +64,16 @@ pub fn peer() -> SocketAddr {
 
 impl Talk {
     /// A client connects.
-    pub fn new(name: &'static str, mut subject: Box<dyn Subject>, peer: SocketAddr) -> Self {
+    pub fn new(name: &'static str, subject: Box<dyn Subject>, peer: SocketAddr) -> Self {
+        Self::of(name, subject, &Facts { address: peer, ..Facts::default() })
+    }
+
+    /// A client connects of whom more is known.
+    pub fn of(name: &'static str, mut subject: Box<dyn Subject>, client: &Facts) -> Self {
         let seed = std::env::var("LEVERET_SEED")
             .ok()
             .map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("LEVERET_SEED is a number"));
-        let connection = subject.connect(peer);
+        let connection = subject.connect_as(client);
         Self {
             name,
             subject,

@@ -85,8 +85,12 @@ impl Source {
             to.set(&format!("{key}_from"), from.clone());
         }
         if from == "subject_alternative_name" {
-            to.set(&format!("{key}_san_type"), san_type);
-            to.set(&format!("{key}_san_index"), san_index);
+            if self.san_type.is_some() {
+                to.set(&format!("{key}_san_type"), san_type);
+            }
+            if self.san_index.is_some() {
+                to.set(&format!("{key}_san_index"), san_index);
+            }
         } else {
             for setting in [&self.san_type, &self.san_index].into_iter().flatten() {
                 to.remarks.note(setting, "means nothing unless the name comes from subject_alternative_name");

@@ -129,12 +129,14 @@ impl Definitions {
         } else {
             users::translate(&self, to);
             users::permissions(&self, to);
+            if to.rabbit.authorises {
+                access::report(&self.permissions, to);
+            }
         }
         vhosts::mappings(&self, to);
         vhosts::names(&self, to);
         vhosts::exchange(&self, to);
         vhosts::queues(&self, to);
-        access::report(&self.permissions, to);
     }
 }
 

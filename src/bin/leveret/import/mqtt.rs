@@ -77,16 +77,7 @@ pub(super) fn translate(to: &mut Translation, name: &[&str], setting: &Setting) 
         },
         ["retained_message_store"] => match setting.text().trim_start_matches("rabbit_mqtt_retained_msg_store_") {
             "noop" => to.set("retained", false),
-            "dets" | "ets" => to.remarks.attend(
-                setting,
-                "Leveret keeps retained messages in queues at the broker, not in the plugin's store",
-                "messages that are retained now are not carried over: have their publishers send them again",
-            ),
-            _ => to.remarks.attend(
-                setting,
-                "a store of one's own; Leveret keeps retained messages in queues at the broker",
-                "see docs/broker.md, and have the publishers of retained messages send them again",
-            ),
+            _ => to.remarks.note(setting, "Leveret keeps retained messages in queues at the broker, not in a store of its own"),
         },
         ["retained_message_store_dets_sync_interval"] => {
             to.remarks.note(setting, "retained messages are in durable queues at the broker; there is no file of ours to sync");
@@ -136,6 +127,13 @@ pub(super) fn translate(to: &mut Translation, name: &[&str], setting: &Setting) 
 
 /// How long a session outlives its connection, in milliseconds.
 fn ttl(to: &mut Translation, setting: &Setting, ms: Option<u64>) {
+    if to.plugin.contains_key("subscription_ttl") {
+        to.remarks.attend(
+            setting,
+            "`mqtt.max_session_expiry_interval_seconds` is there as well, and no RabbitMQ takes both. This one counts",
+            "leave one of them out",
+        );
+    }
     match ms {
         None => to.set("subscription_ttl", "undefined"),
         Some(0) => {
@@ -150,6 +148,22 @@ fn ttl(to: &mut Translation, setting: &Setting, ms: Option<u64>) {
 }
 
 pub(super) fn finish(to: &mut Translation) {
+    if to.plugin.get("retained").is_none() {
+        to.remarks.attend_to(
+            "retained messages",
+            "those that RabbitMQ's plugin has stored are not carried over",
+            "have their publishers send them again",
+        );
+    }
+    to.remarks.attend_to(
+        "rabbitmq_mqtt",
+        "RabbitMQ's plugin and Leveret cannot have the same ports on one machine, nor the same names of queues",
+        "disable the plugin when Envoy takes over; to have both, give Envoy other ports and set `queue_prefix`",
+    );
+    anonymous(to);
+}
+
+fn anonymous(to: &mut Translation) {
     let Anonymous { allowed, user, password, login_user, login_password } = std::mem::take(&mut to.anonymous);
     let nobody = login_user.as_ref().is_some_and(|setting| setting.text() == "none");
     if allowed.is_some() || nobody {

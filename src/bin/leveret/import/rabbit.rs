@@ -79,7 +79,7 @@ pub(super) fn translate(to: &mut Translation, name: &[&str], setting: &Setting) 
                 "if it is less than 131072, set `frame_max` to it",
             ),
         },
-        ["channel_max"] => {
+        ["channel_max" | "max_channels_per_connection"] => {
             if (1..CHANNELS).contains(&setting.number()?) {
                 to.remarks.attend(
                     setting,

@@ -149,8 +149,20 @@ fn policy(key: String, pattern: &str, definition: &Map<String, Value>, to: &mut 
     }
 }
 
+/// An object, which rabbitmqctl of 3.10 writes as a list of pairs.
 fn mapping(value: &Value) -> Option<Map<String, Value>> {
-    value.as_object().filter(|object| object.values().all(Value::is_string)).cloned()
+    let pairs: Vec<(&str, &Value)> = match value {
+        Value::Object(object) => object.iter().map(|(key, value)| (key.as_str(), value)).collect(),
+        Value::Array(pairs) => pairs
+            .iter()
+            .map(|pair| match pair.as_array()?.as_slice() {
+                [key, value] => Some((key.as_str()?, value)),
+                _ => None,
+            })
+            .collect::<Option<_>>()?,
+        _ => return None,
+    };
+    pairs.into_iter().map(|(key, value)| value.is_string().then(|| (key.to_owned(), value.clone()))).collect()
 }
 
 const DEFAULT_VHOSTS: &str = "mqtt_default_vhosts";

@@ -1,9 +1,8 @@
 //! `leveret import`.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -40,21 +39,31 @@ fn is_rabbit_s(key: &str) -> bool {
     ["listeners.tcp.default", "auth_backends.1"].contains(&key)
 }
 
-/// The fixture has every key that RabbitMQ 3.10 knows.
+/// The fixtures have every key that the installed RabbitMQ knows, and those of 4.3.6 that were written down from its schema.
 #[test]
-fn the_fixture_is_complete() {
-    let schema = "/usr/lib/rabbitmq/lib/rabbitmq_server-3.10.8/plugins/rabbitmq_mqtt-3.10.8/priv/schema/rabbitmq_mqtt.schema";
-    let Ok(schema) = fs::read_to_string(schema) else {
-        eprintln!("SKIPPED: no RabbitMQ 3.10.8 here");
+fn the_fixtures_are_complete() {
+    let Some(schema) = installed_schema() else {
+        eprintln!("SKIPPED: no RabbitMQ here");
         return;
     };
-    let conf = fs::read_to_string(fixture("rabbitmq-3.10.conf")).unwrap();
-    let keys = schema.split("{mapping, \"").skip(1).filter_map(|mapping| mapping.split('"').next());
-    // Those that mean that there are none are in tests of their own.
-    let keys = keys
-        .filter(|key| !["mqtt.listeners.tcp", "mqtt.listeners.ssl", "mqtt.tcp_listen_options"].contains(key));
-    let missing: BTreeSet<_> = keys.filter(|key| !conf.contains(key.trim_end_matches("$name"))).collect();
+    let confs = ["rabbitmq-3.10.conf", "rabbitmq-4.3.conf"]
+        .map(|name| fs::read_to_string(fixture(name)).unwrap())
+        .concat();
+    let keys: Vec<_> =
+        schema.split("{mapping, \"").skip(1).filter_map(|mapping| mapping.split(['"', '$']).next()).collect();
+    assert!(keys.len() > 30, "{keys:?}");
+    let missing: Vec<_> = keys.iter().filter(|key| !confs.contains(**key)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn installed_schema() -> Option<String> {
+    let plugins = |folder: PathBuf, start: &str| {
+        let mut entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+        entries.find(|entry| entry.file_name().to_string_lossy().starts_with(start)).map(|entry| entry.path())
+    };
+    let server = plugins("/usr/lib/rabbitmq/lib".into(), "rabbitmq_server-")?;
+    let plugin = plugins(server.join("plugins"), "rabbitmq_mqtt-")?;
+    fs::read_to_string(plugin.join("priv/schema/rabbitmq_mqtt.schema")).ok()
 }
 
 #[test]
@@ -63,7 +72,7 @@ fn settings_of_3_10() {
     let expected = json!({
         "connect_mode": "lazy", "local_reply_cluster": "local_reply",
         "allow_anonymous": true, "default_user": "visitor", "default_pass": "geheim-visitor", "loopback_users": ["guest"],
-        "ssl_cert_login": true, "ssl_cert_login_from": "common_name",
+        "ssl_cert_login_from": "common_name",
         "vhost": "/", "exchange": "amq.topic", "subscription_ttl": 3_600_000, "prefetch": 20, "sparkplug": false,
         "login_timeout": 5000,
     });
@@ -87,10 +96,8 @@ fn settings_of_3_10() {
             "SO_DONTROUTE 1/5 = 0",
             "SO_KEEPALIVE 1/9 = 1",
             "TCP_NODELAY 6/1 = 0",
-            "SO_PRIORITY 1/12 = 2",
             "SO_RCVBUF 1/8 = 131072",
             "SO_SNDBUF 1/7 = 131072",
-            "IP_TOS 0/1 = 16",
             "SO_LINGER 1/13 = \"AQAAAAUAAAA=\"",
             "TCP_USER_TIMEOUT 6/18 = 15000",
         ]
@@ -237,15 +244,35 @@ fn certificate_logins_that_cannot_be_the_same_are_off() {
 }
 
 #[test]
+fn an_account_for_verified_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let pass = file(&folder, "pass", "geheim-edge\nnot this\n");
+    let account = ["--broker-user", "edge", "--broker-pass-file", &pass];
+    let conf = fixture("rabbitmq-3.10.conf");
+    let definitions = fixture("definitions.json");
+    let json = import(&[&["--conf", &conf, "--definitions", &definitions][..], &account].concat());
+    let plugin = &json["plugin"];
+    assert_eq!((&plugin["broker_user"], &plugin["broker_pass"]), (&json!("edge"), &json!("geheim-edge")));
+    assert_eq!(plugin["ssl_cert_login"], true);
+    assert!(!needs_attention(&json, "broker_user") && !needs_attention(&json, "user `CN=device-7`"));
+
+    // Nobody to verify, and nothing to permit.
+    let json = import(&[&["--conf", &conf][..], &account].concat());
+    assert!(needs_attention(&json, "broker_user"));
+    assert_eq!(leveret(&["import", "--conf", &conf, "--broker-user", "edge"]).code, Some(2));
+}
+
+#[test]
 fn definitions_become_users_permissions_and_mappings() {
     let json = import(&["--definitions", &fixture("definitions.json")]);
     let plugin = &json["plugin"];
     let users: Vec<_> = plugin["users"].as_array().unwrap().iter().map(|user| &user["name"]).collect();
-    assert_eq!(users, ["sensor-1", "strong", "publisher", "worker", "guest"], "all who have a password");
+    assert_eq!(users, ["sensor-1", "strong", "publisher", "worker", "CN=device-7", "guest"]);
     let exported: Value =
         serde_json::from_str(&fs::read_to_string(fixture("definitions.json")).unwrap()).unwrap();
-    let theirs = exported["users"].as_array().unwrap().iter().filter(|user| user["password_hash"] != "");
-    for (ours, theirs) in plugin["users"].as_array().unwrap().iter().zip(theirs) {
+    for (ours, theirs) in
+        plugin["users"].as_array().unwrap().iter().zip(exported["users"].as_array().unwrap())
+    {
         assert_eq!(ours["password_hash"], theirs["password_hash"]);
         assert_eq!(ours["hashing_algorithm"], theirs["hashing_algorithm"]);
     }

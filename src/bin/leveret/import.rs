@@ -21,7 +21,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::{Wrong, print_json};
+use crate::{Wrong, document, print_json};
 use conf::{Conf, Setting};
 use definitions::Definitions;
 use remark::Remarks;
@@ -64,6 +64,12 @@ pub(crate) struct Import {
     /// Where Envoy reaches the broker: its AMQP 0-9-1 listener
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5672")]
     broker: Broker,
+    /// The account at the broker that clients have there once the edge has verified them, by `users` or by certificate: `broker_user`
+    #[arg(long, value_name = "USER", requires = "broker_pass_file")]
+    broker_user: Option<String>,
+    /// A file with that account's password in its first line
+    #[arg(long, value_name = "FILE", requires = "broker_user")]
+    broker_pass_file: Option<PathBuf>,
     /// Where Envoy finds the module
     #[arg(long, value_name = "FILE", default_value = "target/leveret.wasm")]
     module: String,
@@ -91,14 +97,26 @@ struct Translation {
 impl Import {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode> {
         let mut translation = Translation::default();
+        if let (Some(user), Some(file)) = (&self.broker_user, &self.broker_pass_file) {
+            translation.set("broker_user", user.clone());
+            translation.set("broker_pass", document::read(file)?.lines().next().unwrap_or_default());
+        }
         let conf = Conf::read(&self.conf)?;
         translation.settings(&conf)?;
         translation.finish_settings(self)?;
         if let Some(path) = &self.definitions {
             Definitions::read(path)?.translate(&mut translation);
         }
-        let Translation { plugin, listeners, tls, remarks, .. } = translation;
+        translation.finish();
+        let Translation { plugin, listeners, tls, mut remarks, .. } = translation;
         let envoy = envoy::configuration(&listeners, &tls, plugin, self)?;
+        if let Err(error) = leveret::Config::from_json(envoy.json()?.as_bytes()) {
+            remarks.attend_to(
+                "the result",
+                format!("the filter does not take it: {error}"),
+                "correct it by hand",
+            );
+        }
 
         let files = match &self.output {
             Some(folder) => output::write(folder, self.force, &envoy)?,
@@ -166,6 +184,28 @@ impl Translation {
         rabbit::finish(self, import)?;
         listeners::finish(self)?;
         tls::finish(self)
+    }
+
+    /// What depends on settings and definitions.
+    fn finish(&mut self) {
+        if self.plugin.contains_key("broker_user") {
+            for (list, lack) in [
+                (
+                    "users",
+                    "the edge cannot verify passwords, so only clients with certificates and anonymous ones get in",
+                ),
+                ("permissions", "whoever is verified may do all that this account may"),
+            ] {
+                if !self.plugin.contains_key(list) {
+                    let why = format!("there are no `{list}`, and {lack}");
+                    self.remarks.attend_to(
+                        "broker_user",
+                        why,
+                        "give definitions that have them, or do without this account",
+                    );
+                }
+            }
+        }
     }
 
     /// A key of the plugin's.

@@ -2,6 +2,9 @@
 
 mod check;
 mod document;
+// Not a command yet: it asks the core's policy, which is on its way.
+#[cfg(test)]
+mod explain;
 mod import;
 
 use std::fmt;

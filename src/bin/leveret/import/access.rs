@@ -15,7 +15,7 @@ struct Access<'a> {
 }
 
 /// An empty one matches nothing, as RabbitMQ has it.
-struct Expression(Option<Regex>);
+pub(super) struct Expression(Option<Regex>);
 
 /// Names each user that could do with RabbitMQ's plugin what it cannot do with Leveret, and what it lacks.
 pub(super) fn report(permissions: &[Permission], to: &mut Translation) {
@@ -38,10 +38,11 @@ pub(super) fn report(permissions: &[Permission], to: &mut Translation) {
 
 impl<'a> Access<'a> {
     fn new(permission: &Permission, exchange: &'a str) -> Option<Self> {
+        let of = |text: &str| expression(text, [&permission.user, &permission.vhost, "client"]).ok();
         Some(Self {
-            configure: Expression::new(&permission.configure)?,
-            write: Expression::new(&permission.write)?,
-            read: Expression::new(&permission.read)?,
+            configure: of(&permission.configure)?,
+            write: of(&permission.write)?,
+            read: of(&permission.read)?,
             exchange,
         })
     }
@@ -87,11 +88,15 @@ impl<'a> Access<'a> {
     }
 }
 
-impl Expression {
-    fn new(expression: &str) -> Option<Self> {
-        if expression.is_empty() { Some(Self(None)) } else { Regex::new(expression).ok().map(Some).map(Self) }
-    }
+/// As a client with this user name, virtual host and client id has it, which stand in it literally.
+pub(super) fn expression(text: &str, own: [&str; 3]) -> Result<Expression, regex_lite::Error> {
+    let variables = ["{username}", "{vhost}", "{client_id}"].into_iter().zip(own);
+    let text =
+        variables.fold(text.to_owned(), |text, (name, own)| text.replace(name, &regex_lite::escape(own)));
+    Ok(Expression((!text.is_empty()).then(|| Regex::new(&text)).transpose()?))
+}
 
+impl Expression {
     fn has(&self, name: &str) -> bool {
         self.0.as_ref().is_some_and(|expression| expression.is_match(name))
     }

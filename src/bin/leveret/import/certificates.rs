@@ -40,20 +40,22 @@ pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
         );
         return Ok(());
     }
-    to.set("ssl_cert_login", on);
-    if on {
+    if on && !to.plugin.contains_key("broker_user") {
         to.remarks.attend(
             &setting,
             "a client that logs in by certificate has no password, and AMQP wants one",
-            "set `broker_user` and `broker_pass`, the broker's account for all clients that were verified at the edge",
+            "`ssl_cert_login` stays off. Make an account at the broker for all clients that the edge has verified, and import again \
+             with --broker-user and --broker-pass-file",
         );
-        if !to.tls.verifies_clients() {
-            to.remarks.attend(
-                &setting,
-                "without `ssl_options.verify = verify_peer` clients are not asked for a certificate",
-                "set it, with `ssl_options.cacertfile`, and import again",
-            );
-        }
+        return Ok(());
+    }
+    to.set("ssl_cert_login", on);
+    if on && !to.tls.verifies_clients() {
+        to.remarks.attend(
+            &setting,
+            "without `ssl_options.verify = verify_peer` clients are not asked for a certificate",
+            "set it, with `ssl_options.cacertfile`, and import again",
+        );
     }
     Ok(())
 }

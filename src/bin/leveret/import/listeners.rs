@@ -72,11 +72,12 @@ fn socket_option(to: &mut Translation, option: &[&str], setting: &Setting) -> Re
         ["recbuf"] => set("SO_RCVBUF", SOCKET, 8, setting.number()?),
         ["sndbuf"] => set("SO_SNDBUF", SOCKET, 7, setting.number()?),
         ["dontroute"] => set("SO_DONTROUTE", SOCKET, 5, setting.boolean()?.into()),
-        ["priority"] => set("SO_PRIORITY", SOCKET, 12, setting.number()?),
-        ["tos"] => {
-            set("IP_TOS", IP, 1, setting.number()?);
-            to.remarks.note(setting, "is set for IPv4, as RabbitMQ does");
-        }
+        // Tried: a connection does not get these from the socket it came in by.
+        ["priority" | "tos"] => to.remarks.attend(
+            setting,
+            "Envoy sets options on listening sockets, and Linux does not hand this one on to connections",
+            "mark the packets by a firewall rule, if the network goes by it",
+        ),
         ["linger", "on"] => {
             listeners.linger.1 = setting.boolean()?;
             listeners.linger.0 = Some(setting.clone());
@@ -154,12 +155,16 @@ pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
             );
         }
     }
-    if let Some((setting, ms)) = send_timeout
-        && !*keeps_after_send_timeout
-    {
-        options.push(socket("TCP_USER_TIMEOUT", TCP, 18, json!({ "int_value": *ms })));
-        to.remarks
-            .note(setting, "became TCP_USER_TIMEOUT: how long a client may take nothing of what it is sent");
+    if let Some((setting, ms)) = send_timeout {
+        if *keeps_after_send_timeout {
+            to.remarks.note(setting, "is not set: see `send_timeout_close`");
+        } else {
+            options.push(socket("TCP_USER_TIMEOUT", TCP, 18, json!({ "int_value": *ms })));
+            to.remarks.note(
+                setting,
+                "became TCP_USER_TIMEOUT: how long a client may take nothing of what it is sent",
+            );
+        }
     }
     Ok(())
 }
@@ -197,4 +202,3 @@ const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 // Levels of setsockopt(2).
 const SOCKET: u32 = 1;
 const TCP: u32 = 6;
-const IP: u32 = 0;

@@ -63,7 +63,7 @@ pub(super) fn translate(to: &mut Translation, name: &[&str], setting: &Setting) 
                 "leave the listeners out of Envoy's configuration",
             ),
             Some(n) => {
-                to.set("max_connections", n);
+                to.set_within("max_connections", setting, n, 1, u32::MAX.into());
                 to.remarks.note(setting, "counts for one Envoy, where RabbitMQ counts for one node");
             }
         },

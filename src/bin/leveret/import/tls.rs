@@ -178,6 +178,9 @@ pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
         tls.maximum = Some(modern.iter().max().unwrap_or(&TLS_1_2));
     }
     if to.listeners.ssl.is_empty() {
+        if tls.certificate.is_some() {
+            remarks.note_of("ssl_options", "MQTT has no TLS listeners, so they are not used");
+        }
         return Ok(());
     }
     for (key, missing) in [

@@ -2,11 +2,10 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use regex_lite::Regex;
 use serde_json::{Value, json};
 
 use super::{Definitions, Permission, TopicPermission, User};
-use crate::import::Translation;
+use crate::import::{Translation, access};
 
 /// `users`, if the edge can verify all of them: with a list, whoever is not on it is refused.
 pub(super) fn translate(definitions: &Definitions, to: &mut Translation) {
@@ -17,28 +16,28 @@ pub(super) fn translate(definitions: &Definitions, to: &mut Translation) {
         return;
     }
     let mut all = true;
-    for user in definitions.users.iter().filter(|user| !user.has_no_password()) {
-        if let Some(problem) = user.unverifiable() {
+    for user in &definitions.users {
+        let key = format!("user `{}`", user.name);
+        if user.has_no_password() {
+            if to.plugin.get("ssl_cert_login") != Some(&Value::Bool(true)) {
+                to.remarks.attend_to(
+                    key,
+                    "has no password, as one that logs in by certificate, and `ssl_cert_login` is off",
+                    "see `mqtt.ssl_cert_login`, if this user is for MQTT clients",
+                );
+            }
+        } else if let Some(problem) = user.unverifiable() {
             all = false;
             to.remarks.attend_to(
-                format_args!("user `{}`", user.name),
+                key,
                 problem,
                 "no `users` are written, so the broker verifies all passwords. Change this one with `rabbitmqctl change_password`, \
                  export and import again",
             );
         }
     }
-    for user in definitions.users.iter().filter(|user| user.has_no_password()) {
-        to.remarks.attend_to(
-            format_args!("user `{}`", user.name),
-            "has no password, as one that logs in by certificate. Over AMQP Leveret cannot log in as such a user",
-            "set `broker_user` and `broker_pass`, the broker's account for clients that were verified at the edge",
-        );
-    }
     if all {
-        let users = definitions.users.iter().filter(|user| !user.has_no_password());
-        let users: Vec<_> = users.collect();
-        to.set("users", json!(users));
+        to.set("users", json!(definitions.users));
         to.remarks.note_of(
             "users",
             "a copy: users and passwords that change later have to be imported again. Take the list out to have the broker verify",
@@ -108,20 +107,14 @@ impl TopicPermission {
     }
 
     fn is_evaluable(&self, to: &mut Translation) -> bool {
-        // A client's own stand in their places, literally.
-        let [write, read] = [&self.write, &self.read].map(|expression| {
-            ["{username}", "{vhost}", CLIENT_ID]
-                .iter()
-                .fold(expression.clone(), |all, variable| all.replace(variable, "x"))
-        });
-        evaluable(&self.key(), &[("write", &write), ("read", &read)], "topic_permissions", to)
+        evaluable(&self.key(), &[("write", &self.write), ("read", &self.read)], "topic_permissions", to)
     }
 }
 
 fn evaluable(key: &str, expressions: &[(&str, &String)], list: &str, to: &mut Translation) -> bool {
     let mut all = true;
     for (name, expression) in expressions {
-        if let Err(error) = Regex::new(expression) {
+        if let Err(error) = access::expression(expression, [""; 3]) {
             all = false;
             to.remarks.attend_to(
                 format_args!("{key}: {name}"),

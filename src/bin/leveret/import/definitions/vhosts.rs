@@ -30,7 +30,12 @@ pub(super) fn mappings(definitions: &Definitions, to: &mut Translation) {
             );
             continue;
         }
-        to.set(name, mapping);
+        let (fit, others): (Map<_, _>, Map<_, _>) =
+            mapping.into_iter().partition(|(key, _)| name != PORTS || key.parse::<u16>().is_ok());
+        for key in others.keys() {
+            to.remarks.attend_to(format_args!("{name}: `{key}`"), "is no port", "see what was meant");
+        }
+        to.set(name, fit);
     }
 }
 

@@ -1,10 +1,14 @@
 //! `leveret import`.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::envoy::{self, Envoy};
 
 use crate::{file, fixture, leveret};
 
@@ -408,6 +412,36 @@ fn output_is_private_overwrites_nothing_and_passes_check() {
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(ran.json()["files"], json!(files));
     assert!(!ran.out.contains("geheim"));
+}
+
+/// What a client hears tells whether address, options and PROXY protocol have arrived where they belong.
+#[test]
+fn envoy_serves_what_comes_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let conf = fs::read_to_string(fixture("rabbitmq-3.10.conf")).unwrap();
+    let is_served = |line: &&str| {
+        line.starts_with("mqtt.tcp_listen_options")
+            || line.starts_with("mqtt.proxy_protocol")
+            || line.starts_with("loopback")
+    };
+    let conf = conf.lines().filter(is_served).collect::<Vec<_>>().join("\n")
+        + "\nmqtt.listeners.tcp.any = 127.0.0.1:0\n";
+    let conf = file(&folder, "rabbitmq.conf", conf);
+    let module = envoy::module().display().to_string();
+    let ran = leveret(&["import", "--conf", &conf, "--module", &module, "--broker", "127.0.0.1:1"]);
+    let mut config = envoy::parse_yaml(&ran.out).unwrap();
+    config["admin"]["address"]["socket_address"]["port_value"] = json!(0);
+    let envoy = Envoy::start(&folder.path().join("envoy"), &config, &envoy::Options::default()).unwrap();
+    let address = envoy.address("mqtt_tcp_any").unwrap();
+    for (from, code) in [("192.0.2.1", 5), ("127.0.0.1", 3)] {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(client, "PROXY TCP4 {from} 127.0.0.1 50000 1883\r\n").unwrap();
+        client.write_all(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00").unwrap();
+        let mut connack = [0; 4];
+        client.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x20, 2, 0, code], "guest from {from}, and no broker");
+    }
 }
 
 fn import(arguments: &[&str]) -> Value {

@@ -36,7 +36,8 @@ pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
         to.remarks.attend(
             &setting,
             "Leveret cannot find the user's name where RabbitMQ does",
-            "`ssl_cert_login` stays off. Have certificates with the name in the subject, or as their first DNS or URI name",
+            "`ssl_cert_login` stays off, so such a client is anonymous, if that is allowed. Have certificates with the name in the subject, \
+             or as their first DNS or URI name",
         );
         return Ok(());
     }
@@ -44,7 +45,7 @@ pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
         to.remarks.attend(
             &setting,
             "a client that logs in by certificate has no password, and AMQP wants one",
-            "`ssl_cert_login` stays off. Make an account at the broker for all clients that the edge has verified, and import again \
+            "`ssl_cert_login` stays off, so such a client is anonymous, if that is allowed. Make an account at the broker for all clients that the edge has verified, and import again \
              with --broker-user and --broker-pass-file",
         );
         return Ok(());
@@ -78,7 +79,7 @@ impl Source {
                 to.remarks.attend(
                     setting,
                     "of alternative names Envoy tells the first DNS and the first URI name, and no others",
-                    "have certificates with the name in one of these places",
+                    "nothing is taken from there. Have certificates with the name in one of these places",
                 );
             }
             return Ok(false);

@@ -16,6 +16,7 @@ Usage: ./build.sh COMMAND
 
   build     the release module, target/leveret.wasm
   run       Envoy with the filter on 127.0.0.1:1883, in front of a private RabbitMQ or one of yours (run --help)
+  leveret   the operator's command: check a configuration, import a RabbitMQ's (leveret --help)
   demo      start everything, send messages both ways between MQTT and AMQP, show them
   test      all tests, end-to-end included; arguments go to cargo test
   check     format, lints, docs, tests: what CI runs
@@ -33,6 +34,7 @@ main() {
     case $command in
         build) build ;;
         run) exec_lab run "$@" ;;
+        leveret) exec_leveret "$@" ;;
         demo) exec_lab demo "$@" ;;
         load) exec_lab load "$@" ;;
         chaos) exec_lab chaos "$@" ;;
@@ -70,6 +72,12 @@ check() {
     cargo clippy -p leveret-mqtt-amqp --target $WASM_TARGET -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
     run_tests
+}
+
+exec_leveret() {
+    need_cargo
+    cargo build --quiet --bin leveret
+    exec target/debug/leveret "$@"
 }
 
 exec_lab() {

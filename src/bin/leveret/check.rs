@@ -1,0 +1,139 @@
+//! `leveret check`: are the configurations in a file what the filter takes?
+
+mod envoy;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use leveret::Config;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{WRONG, Wrong, document, print_json};
+
+/// Validates a configuration, and points at the key that is wrong
+///
+/// FILE is a plugin configuration (JSON, or the same in YAML), or a configuration of Envoy's, YAML or JSON. In the latter each
+/// wasm filter of Leveret's is found wherever it stands, in listeners and in files of resources, and its configuration is read
+/// as the filter does.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  leveret check envoy.yaml
+  leveret check leveret.json && mv leveret.json /etc/envoy/
+  leveret check --json envoy.yaml | jq '.configurations[] | select(.ok | not)'")]
+pub(crate) struct Check {
+    /// What to validate
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// What there is to say about one configuration.
+#[derive(Serialize)]
+struct Finding {
+    file: String,
+    /// Where the filter stands in Envoy's configuration; `None` when the file is the plugin's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Check {
+    pub(crate) fn run(&self, json: bool) -> Result<ExitCode> {
+        let mut findings = Vec::new();
+        for path in &self.files {
+            let file = path.display().to_string();
+            let text = document::read(path)?;
+            let found = configurations(&text).with_context(|| file.clone())?;
+            findings.extend(found.into_iter().map(|(filter, result)| {
+                let error = result.err();
+                Finding { file: file.clone(), filter, ok: error.is_none(), error }
+            }));
+        }
+        if json {
+            print_json(&json!({ "configurations": findings }))?;
+        } else {
+            print(&findings)?;
+        }
+        Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { WRONG.into() })
+    }
+}
+
+fn print(findings: &[Finding]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for finding in findings {
+        write!(out, "{}: ", finding.file)?;
+        if let Some(filter) = &finding.filter {
+            write!(out, "{filter}: ")?;
+        }
+        writeln!(out, "{}", finding.error.as_deref().unwrap_or("OK"))?;
+    }
+    Ok(())
+}
+
+type Judged = (Option<String>, Result<(), String>);
+
+/// Where each configuration in `text` stands, and what is wrong with it.
+fn configurations(text: &str) -> Result<Vec<Judged>, Wrong> {
+    let documents = document::parse(text)?;
+    if !documents.iter().any(envoy::is_envoys) {
+        let [plugin] = documents.as_slice() else {
+            return Err(Wrong("expected one plugin configuration, or Envoy's configuration".to_owned()));
+        };
+        // As it stands where it is JSON, for a key that is there twice.
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+        let json = if is_json { text.to_owned() } else { plugin.to_string() };
+        return Ok(vec![(None, judge(json.as_bytes()))]);
+    }
+    let filters: Vec<_> = documents.iter().flat_map(envoy::filters).collect();
+    if filters.is_empty() {
+        return Err(Wrong("Envoy's configuration, but no wasm filter of Leveret's in it".to_owned()));
+    }
+    Ok(filters
+        .into_iter()
+        .map(|filter| {
+            let result = filter.configuration.and_then(|text| judge(text.as_bytes()));
+            (Some(filter.at), result)
+        })
+        .collect())
+}
+
+fn judge(json: &[u8]) -> Result<(), String> {
+    Config::from_json(json).map(|_| ()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdicts(text: &str) -> Vec<String> {
+        match configurations(text) {
+            Ok(all) => all
+                .into_iter()
+                .map(|(at, result)| {
+                    format!("{}: {}", at.unwrap_or_default(), result.err().unwrap_or_else(|| "OK".into()))
+                })
+                .collect(),
+            Err(e) => vec![e.to_string()],
+        }
+    }
+
+    #[test]
+    fn a_plugin_configuration_is_json_or_yaml() {
+        for text in ["{}", "{\"prefetch\": 20}", "prefetch: 20\nvhost: a\n", "# nothing\n{}\n"] {
+            assert_eq!(verdicts(text), [": OK"], "{text:?}");
+        }
+        for text in ["{\"prefetch\": 0}", "prefetch: 0\n"] {
+            let expected = ": configuration key `prefetch`: expected a whole number from 1 to 65535";
+            assert_eq!(verdicts(text), [expected]);
+        }
+        assert!(verdicts("{\"vhost\": \"a\", \"vhost\": \"b\"}").concat().contains("duplicate field"));
+        assert!(verdicts("[]").concat().contains("expected a JSON object"));
+        assert!(verdicts("").concat().contains("expected"));
+        assert!(verdicts("a: 1\n---\nb: 1\n").concat().contains("expected one plugin configuration"));
+    }
+}

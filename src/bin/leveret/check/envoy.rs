@@ -1,0 +1,149 @@
+//! Leveret's filters in a configuration of Envoy's.
+
+use serde_json::{Map, Value};
+
+/// One wasm filter of Leveret's.
+pub(super) struct Filter {
+    /// Where it stands.
+    pub(super) at: String,
+    /// What it is configured with, or what is wrong with the way it is given.
+    pub(super) configuration: Result<String, String>,
+}
+
+/// Whether `document` is Envoy's, or something around it such as Istio's, rather than the plugin's own.
+pub(super) fn is_envoys(document: &Value) -> bool {
+    const KEYS: [&str; 13] = [
+        "static_resources",
+        "staticResources",
+        "dynamic_resources",
+        "dynamicResources",
+        "resources",
+        "admin",
+        "node",
+        "@type",
+        "filter_chains",
+        "filterChains",
+        "typed_config",
+        "typedConfig",
+        "apiVersion",
+    ];
+    document.as_object().is_some_and(|object| KEYS.iter().any(|key| object.contains_key(*key)))
+}
+
+/// All of Leveret's filters in `document`, in its order.
+pub(super) fn filters(document: &Value) -> Vec<Filter> {
+    let mut found = Vec::new();
+    walk(document, String::new(), &mut found);
+    found
+}
+
+/// The parser has bounded the depth.
+fn walk(value: &Value, at: String, found: &mut Vec<Filter>) {
+    match value {
+        Value::Object(object) => {
+            if let Some(config) = wasm_config(object) {
+                if is_leverets(config) {
+                    found.push(Filter { at, configuration: configuration(config) });
+                }
+                return;
+            }
+            for (key, value) in object {
+                let dot = if at.is_empty() { "" } else { "." };
+                walk(value, format!("{at}{dot}{key}"), found);
+            }
+        }
+        Value::Array(array) => {
+            for (n, value) in array.iter().enumerate() {
+                let name = value.get("name").and_then(Value::as_str);
+                walk(value, format!("{at}[{}]", name.map_or_else(|| n.to_string(), str::to_owned)), found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// The `config` of a wasm network filter: as it is, or in a `TypedStruct`, as control planes write it.
+fn wasm_config(object: &Map<String, Value>) -> Option<&Value> {
+    let is_wasm = |key: &[&str]| {
+        key.iter().find_map(|key| object.get(*key)?.as_str()).is_some_and(|name| name.ends_with(WASM))
+    };
+    if is_wasm(&["@type"]) {
+        object.get("config")
+    } else if is_wasm(&["type_url", "typeUrl"]) {
+        object.get("value")?.get("config")
+    } else {
+        None
+    }
+}
+
+/// A filter is ours when anything about it but its configuration says so: its name, its VM, or the module's file.
+fn is_leverets(config: &Value) -> bool {
+    let mut config = config.clone();
+    if let Some(object) = config.as_object_mut() {
+        object.remove("configuration");
+    }
+    config.to_string().contains("leveret")
+}
+
+fn configuration(config: &Value) -> Result<String, String> {
+    let Some(given) = config.get("configuration") else { return Ok(String::new()) };
+    let is_text = given
+        .get("@type")
+        .and_then(Value::as_str)
+        .is_some_and(|name| name.ends_with("google.protobuf.StringValue"));
+    match given.get("value") {
+        Some(Value::String(text)) if is_text => Ok(text.clone()),
+        None if is_text => Ok(String::new()),
+        _ => Err("`configuration` has to be a google.protobuf.StringValue that holds JSON: Envoy passes on nothing else as it is"
+            .to_owned()),
+    }
+}
+
+const WASM: &str = "envoy.extensions.filters.network.wasm.v3.Wasm";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wasm(name: &str, configuration: Value) -> Value {
+        let config = json!({ "name": name, "configuration": configuration });
+        json!({ "@type": format!("type.googleapis.com/{WASM}"), "config": config })
+    }
+
+    fn text(json: &str) -> Value {
+        json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "value": json })
+    }
+
+    #[test]
+    fn filters_are_found_wherever_they_stand() {
+        let ecds = json!({ "resources": [{ "name": "edge", "typed_config": wasm("leveret", text("{}")) }] });
+        let typed_struct = json!({ "apiVersion": "x", "patch": { "value": { "typed_config": {
+            "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
+            "type_url": format!("type.googleapis.com/{WASM}"),
+            "value": wasm("leveret", text("{}")) } } } });
+        for (document, at) in
+            [(ecds, "resources[edge].typed_config"), (typed_struct, "patch.value.typed_config")]
+        {
+            assert!(is_envoys(&document));
+            let found = filters(&document);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].at, at);
+            assert_eq!(found[0].configuration.as_deref(), Ok("{}"));
+        }
+    }
+
+    #[test]
+    fn other_people_s_filters_are_not_ours() {
+        assert!(filters(&json!({ "a": wasm("rate-limit", text("leveret")) })).is_empty());
+    }
+
+    #[test]
+    fn a_struct_is_refused() {
+        let given =
+            json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": { "vhost": "a" } });
+        assert!(filters(&wasm("leveret", given))[0].configuration.is_err());
+        assert_eq!(filters(&json!([wasm("leveret", Value::Null)]))[0].at, "[0]");
+    }
+}

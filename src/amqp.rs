@@ -93,6 +93,15 @@ impl<'a> ShortStr<'a> {
 pub struct ShortText(Box<str>);
 
 impl ShortText {
+    /// For names that stand in the source.
+    ///
+    /// # Panics
+    /// When the literal is longer than 255 bytes.
+    pub(crate) fn literal(text: &'static str) -> Self {
+        ShortStr::literal(text);
+        Self(text.into())
+    }
+
     /// `None` when `text` is longer.
     pub fn new(text: &str) -> Option<Self> {
         ShortStr::new(text.as_bytes()).map(|_| Self(text.into()))

@@ -1,19 +1,22 @@
 //! The plugin configuration: what Envoy hands over as JSON, and the validated [`Config`] it becomes.
 //!
-//! `shape` is the keys as they are written, and the only place that knows serde; `check` makes a [`Config`] of them, or says what is
-//! wrong. Keys have RabbitMQ's names where RabbitMQ has them, and its defaults.
+//! Keys have RabbitMQ's names where RabbitMQ has them, and its defaults. `keys` reads them out of JSON and is the only place that knows
+//! serde; the other modules say what each means, and what is wrong with it.
 
-mod check;
-mod shape;
+mod keys;
+mod lists;
+mod read;
+mod tenants;
 
 use core::fmt;
 use std::rc::Rc;
 
-use serde::Deserialize;
-
 use crate::policy::Policy;
 use crate::time::Duration;
 use crate::topic::TopicMapping;
+use keys::Keys;
+
+type Result<T> = core::result::Result<T, ConfigError>;
 
 /// A validated configuration. No `Debug`: it holds passwords.
 pub struct Config {
@@ -56,8 +59,7 @@ pub struct Limits {
 }
 
 /// When Envoy connects to the broker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConnectMode {
     /// When the filter has something to say, so that with a `local_reply_cluster` a refused client never reaches the broker.
     /// Needs `tcp_proxy`'s `upstream_connect_mode: ON_DOWNSTREAM_DATA`.
@@ -68,8 +70,7 @@ pub enum ConnectMode {
 }
 
 /// How the AMQP login is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Login {
     /// All at once: one round trip from CONNECT to CONNACK.
     #[default]
@@ -90,8 +91,8 @@ impl Config {
     ///
     /// # Errors
     /// Names the first key that is unknown or has a wrong value.
-    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        check::config(shape::parse(json)?)
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        read::config(Keys::top(json)?)
     }
 }
 
@@ -156,11 +157,11 @@ mod tests {
         assert!(error(r#"{"prefetc": 1}"#).contains("prefetc"));
         assert!(
             error(r#"{"loopback_users": ["a", 7]}"#)
-                .starts_with("configuration key `loopback_users[1]`: invalid type")
+                .starts_with("configuration key `loopback_users[1]`: expected a string")
         );
         assert!(
             error(r#"{"login": "slow"}"#)
-                .starts_with("configuration key `login`: unknown variant `slow`, expected")
+                .starts_with("configuration key `login`: expected one of pipelined, sequential")
         );
         assert!(error("[]").contains("expected"));
         assert!(error("{} {}").contains("trailing"));
@@ -197,13 +198,13 @@ mod tests {
             (r#"{"tenants": [{}]}"#, "`tenants[0].name`: expected letters, digits"),
             (r#"{"tenants": [{"name": "a b"}]}"#, "`tenants[0].name`: expected letters, digits"),
             (r#"{"tenants": [{"name": "a"}, {"name": "a"}]}"#, "`tenants[1].name`: is there already"),
-            (r#"{"tenants": [{"name": "a", "match": {"color": 1}}]}"#, "`tenants[0].match.color`: unknown"),
+            (r#"{"tenants": [{"name": "a", "match": {"color": 1}}]}"#, "`tenants[0].match.color`: is no key"),
             (
                 r#"{"tenants": [{"name": "a", "match": {"port": 70000}}]}"#,
                 "`tenants[0].match.port`: expected",
             ),
             (r#"{"tenants": [{"name": "a", "match": {"address": "x"}}]}"#, "`tenants[0].match.address`: exp"),
-            (r#"{"tenants": [{"name": "a", "vhost_from": []}]}"#, "`tenants[0].vhost_from`: unknown field"),
+            (r#"{"tenants": [{"name": "a", "vhost_from": []}]}"#, "`tenants[0].vhost_from`: is no key"),
             (
                 r#"{"connect_mode": "eager", "tenants": [{"name": "a", "cluster": "b"}]}"#,
                 "`tenants[0].cluster`",
@@ -230,7 +231,7 @@ mod tests {
                 "`broker_user`: expected a user name, since ssl_cert_login is true",
             ),
             (r#"{"ssl_cert_login_san_index": 1}"#, "`ssl_cert_login_san_index`: expected 0"),
-            (r#"{"vhost_from": ["color"]}"#, "`vhost_from[0]`: unknown variant"),
+            (r#"{"vhost_from": ["color"]}"#, "`vhost_from[0]`: expected one of certificate, "),
             (
                 r#"{"mqtt_port_to_vhost_mapping": {"x": "/"}}"#,
                 "`mqtt_port_to_vhost_mapping.x`: expected a port",

@@ -113,6 +113,9 @@ impl VhostRules {
 }
 
 impl VhostSource {
+    /// What `vhost_from` can name.
+    pub const CONFIGURABLE: [Self; 6] = WITH_CERTIFICATE;
+
     /// The word for it in `vhost_from`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -136,6 +136,7 @@ need_rabbitmq() {
 
 need_test_clients() {
     have mosquitto_pub || apt_install mosquitto-clients
+    have ip || apt_install iproute2
     $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika, stomp' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
 }
 

@@ -16,6 +16,7 @@
 mod amqp;
 mod broker_errors;
 mod clients;
+mod entrances;
 mod fake_broker;
 mod interop;
 mod large;

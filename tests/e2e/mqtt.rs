@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::SockRef;
+use support::tls::{self, Authority, Identity};
 
 use crate::world::PATIENCE;
 
 /// The client's end of a connection.
-pub(crate) struct Client(pub(crate) TcpStream);
+pub(crate) struct Client<S = TcpStream>(pub(crate) S);
 
+/// What is only TCP's.
 impl Client {
     /// A TCP connection on which nothing was said.
     pub(crate) fn connect(address: SocketAddr) -> Result<Self> {
@@ -28,10 +30,7 @@ impl Client {
 
     /// The same with everything to be chosen.
     pub(crate) fn login_as(address: SocketAddr, connect: &Connect<'_>) -> Result<Self> {
-        let mut client = Self::connect(address)?;
-        client.send(&connect.bytes())?;
-        client.hears(ACCEPTED)?;
-        Ok(client)
+        Self::connect(address)?.admitted(connect)
     }
 
     /// Says CONNECT for a session that is kept, and hears whether it was there before.
@@ -42,6 +41,48 @@ impl Client {
             [0x20, 2, present @ 0..=1, 0] => Ok((client, present == 1)),
             ref other => bail!("no CONNACK 0: {other:02x?}"),
         }
+    }
+
+    /// Ends the connection in good order as TCP has it, but without DISCONNECT.
+    pub(crate) fn finish(self) -> Result<()> {
+        Ok(self.0.shutdown(Shutdown::Write)?)
+    }
+
+    /// Breaks the connection off: the other side sees RST.
+    pub(crate) fn reset(self) -> Result<()> {
+        Ok(SockRef::from(&self.0).set_linger(Some(Duration::ZERO))?)
+    }
+
+    /// Takes what has come so far, and says whether the other side has ended the connection.
+    pub(crate) fn has_ended(&mut self, heard: &mut Vec<u8>) -> Result<bool> {
+        self.0.set_nonblocking(true)?;
+        let end = self.0.read_to_end(heard);
+        self.0.set_nonblocking(false)?;
+        Ok(!matches!(end, Err(error) if error.kind() == ErrorKind::WouldBlock))
+    }
+}
+
+/// TLS.
+impl Client<tls::Stream> {
+    /// A TLS connection on which nothing was said, to a server of this name.
+    pub(crate) fn connect_tls(
+        address: SocketAddr,
+        name: &str,
+        authority: &Authority,
+        certificate: Option<&Identity>,
+    ) -> Result<Self> {
+        let stream = tls::connect(address, name, authority, certificate)?;
+        stream.sock.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(stream))
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Says this CONNECT and hears that it is accepted.
+    pub(crate) fn admitted(mut self, connect: &Connect<'_>) -> Result<Self> {
+        self.send(&connect.bytes())?;
+        self.hears(ACCEPTED)?;
+        Ok(self)
     }
 
     /// Writes bytes.
@@ -129,24 +170,6 @@ impl Client {
         let rest = self.rest()?;
         ensure!(rest.is_empty(), "heard {rest:02x?} behind DISCONNECT");
         Ok(())
-    }
-
-    /// Ends the connection in good order as TCP has it, but without DISCONNECT.
-    pub(crate) fn finish(self) -> Result<()> {
-        Ok(self.0.shutdown(Shutdown::Write)?)
-    }
-
-    /// Breaks the connection off: the other side sees RST.
-    pub(crate) fn reset(self) -> Result<()> {
-        Ok(SockRef::from(&self.0).set_linger(Some(Duration::ZERO))?)
-    }
-
-    /// Takes what has come so far, and says whether the other side has ended the connection.
-    pub(crate) fn has_ended(&mut self, heard: &mut Vec<u8>) -> Result<bool> {
-        self.0.set_nonblocking(true)?;
-        let end = self.0.read_to_end(heard);
-        self.0.set_nonblocking(false)?;
-        Ok(!matches!(end, Err(error) if error.kind() == ErrorKind::WouldBlock))
     }
 
     /// What comes until the other side ends the connection.

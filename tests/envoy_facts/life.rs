@@ -1,12 +1,10 @@
 //! The module's life: a trap, and a new one in its place.
 
-use std::fs;
 use std::io::Write;
-use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::rig::{End, Mode, PATIENCE, Rig, Talk, filter, probe, reload_after_traps};
+use crate::rig::{End, Mode, PATIENCE, Rig, Talk, add_listener, discover, probe, reload_after_traps};
 use crate::script::{TICK_MS, in_next_tick, inject, ops};
 
 /// A trap ends every connection of its VM; with FAIL_RELOAD a fresh VM serves later ones.
@@ -35,6 +33,23 @@ fn a_trap_ends_the_connections_of_its_vm_and_the_next_is_served() {
     rig.broker().hears("y");
 }
 
+/// In a worker all filters of a VM that have the same configuration have one root context. One with another has its own,
+/// and is started and ticks by itself.
+#[test]
+fn filters_share_a_root_context_when_they_share_a_configuration() {
+    let script = |path: &str| json!({ "tick_ms": TICK_MS, "connected": [ops!["pause"]], "root_tick": ops![{ "property": path }] });
+    let rig = Rig::with(Mode::Eager, script("plugin_name"), |bootstrap, _| {
+        add_listener(bootstrap, "same", script("plugin_name"));
+        add_listener(bootstrap, "other", script("plugin_root_id"));
+    });
+    let _clients = [rig.client(), rig.client_of("same"), rig.client_of("other")];
+    for path in ["plugin_name", "plugin_root_id"] {
+        rig.said_times(&format!("root_tick: property {path}"), 4);
+    }
+    let (worker, _) = rig.sayings_by_thread("connected: ").pop_first().unwrap();
+    assert_eq!(rig.sayings_by_thread("vm_start: ")[&worker].len(), 2);
+}
+
 /// A filter given by file is replaced for new connections when the file is moved in place; old ones keep theirs, and
 /// its ticks.
 #[test]
@@ -47,22 +62,12 @@ fn a_new_filter_file_is_for_new_connections() {
         })
     };
     let rig = Rig::with(Mode::Eager, json!({}), |bootstrap, folder| {
-        let path = provide(folder, script("old"));
-        bootstrap["node"] = json!({ "id": "facts", "cluster": "facts" });
-        *filter(bootstrap) = json!({
-            "name": "probe",
-            "config_discovery": {
-                "type_urls": ["type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm"],
-                "config_source": { "resource_api_version": "V3", "path_config_source": { "path": path } },
-            },
-        });
+        discover(bootstrap, folder, &probe(script("old")));
     });
     let (mut old_client, mut old_broker) = (rig.client(), rig.broker());
     old_client.say("x");
     old_broker.hears("old");
-    provide(rig.folder.path(), script("new"));
-    let reloads = "extension_config_discovery.network_filter.probe.config_reload";
-    rig.envoy.stat_until(reloads, PATIENCE, |reloads| reloads == 2).unwrap();
+    rig.swap(&probe(script("new")));
     let (mut new_client, mut new_broker) = (rig.client(), rig.broker());
     new_client.say("x");
     new_broker.hears("new");
@@ -70,17 +75,4 @@ fn a_new_filter_file_is_for_new_connections() {
     old_broker.hears("old");
     old_broker.say("x");
     old_broker.hears("old ticks");
-}
-
-/// Moves a file with the probe in place, the way Envoy notices.
-fn provide(folder: &Path, script: Value) -> std::path::PathBuf {
-    let resource = json!({
-        "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
-        "name": "probe",
-        "typed_config": probe(script),
-    });
-    let (file, path) = (folder.join("written.json"), folder.join("probe.json"));
-    fs::write(&file, json!({ "resources": [resource] }).to_string()).unwrap();
-    fs::rename(&file, &path).unwrap();
-    path
 }

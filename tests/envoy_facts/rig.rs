@@ -1,9 +1,10 @@
 //! One Envoy with the probe between a client and a broker, both played by the test.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -111,6 +112,13 @@ impl Rig {
         .unwrap_or_else(|error| panic!("{error}; it said:\n{}", self.sayings("").join("\n")))
     }
 
+    /// Puts another probe in the place of the one that was [`discover`]ed.
+    pub(crate) fn swap(&self, probe: &Value) {
+        provide(self.folder.path(), probe);
+        let reloads = "extension_config_discovery.network_filter.probe.config_reload";
+        self.envoy.stat_until(reloads, PATIENCE, |reloads| reloads == 2).unwrap();
+    }
+
     /// What the probe has said after this text so far.
     pub(crate) fn sayings(&self, text: &str) -> Vec<String> {
         let log = self.envoy.log();
@@ -118,11 +126,18 @@ impl Rig {
         said.map(|(_, rest)| rest.to_owned()).collect()
     }
 
-    /// The threads on which it has said this so far, as Envoy's log has them.
-    pub(crate) fn threads(&self, text: &str) -> BTreeSet<String> {
-        let log = self.envoy.log();
-        let lines = log.lines().filter(|line| line.contains(": probe #") && line.contains(text));
-        lines.filter_map(|line| Some(line.split("][").nth(1)?.to_owned())).collect()
+    /// The same by the thread on which it was said, as Envoy's log has it.
+    pub(crate) fn sayings_by_thread(&self, text: &str) -> BTreeMap<String, Vec<String>> {
+        let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in self.envoy.log().lines() {
+            if let Some((head, what)) = line.split_once(": probe #")
+                && let Some((_, rest)) = what.split_once(text)
+                && let Some(thread) = head.split("][").nth(1)
+            {
+                said.entry(thread.to_owned()).or_default().push(rest.to_owned());
+            }
+        }
+        said
     }
 }
 
@@ -311,6 +326,34 @@ pub(crate) fn add_listener<'a>(bootstrap: &'a mut Value, name: &str, script: Val
     filter["typed_config"] = probe(script);
     listeners.push(listener);
     &mut listeners.last_mut().unwrap()["filter_chains"][0]["filters"][0]["typed_config"]["config"]
+}
+
+/// Lets the filter come from a file, the way our own files have it. Moves it there.
+pub(crate) fn discover(bootstrap: &mut Value, folder: &Path, probe: &Value) {
+    bootstrap["node"] = json!({ "id": "facts", "cluster": "facts" });
+    *filter(bootstrap) = json!({
+        "name": "probe",
+        "config_discovery": {
+            "type_urls": ["type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm"],
+            "config_source": {
+                "resource_api_version": "V3",
+                "path_config_source": { "path": provide(folder, probe) },
+            },
+        },
+    });
+}
+
+/// Moves a file with the probe in place, the way Envoy notices.
+fn provide(folder: &Path, probe: &Value) -> PathBuf {
+    let resource = json!({
+        "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+        "name": "probe",
+        "typed_config": probe,
+    });
+    let (file, path) = (folder.join("written.json"), folder.join("probe.json"));
+    fs::write(&file, json!({ "resources": [resource] }).to_string()).unwrap();
+    fs::rename(&file, &path).unwrap();
+    path
 }
 
 /// As our own files have it: a trap is not the end of the filter, and the next VM comes soon.

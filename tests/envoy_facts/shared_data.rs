@@ -6,7 +6,7 @@ use serde_json::json;
 use support::process::wait_until;
 
 use crate::module;
-use crate::rig::{Mode, PATIENCE, Rig, Talk, add_listener, reload_after_traps};
+use crate::rig::{Mode, PATIENCE, Rig, Talk, add_listener, discover, probe, reload_after_traps};
 use crate::script::{TICK_MS, in_next_tick, ops};
 
 /// A change that names a mark is refused if there has been another one; the mark 0 is any. There is one row of marks
@@ -88,8 +88,8 @@ fn workers_share_data_with_each_other_and_the_main_thread() {
     let sum = sums.iter().filter_map(|line| line.split_once(',')?.0.parse().ok()).max();
     assert_eq!(sum, Some(CLIENTS * EACH));
     rig.said_times("root_tick: ", 10);
-    assert_eq!(rig.threads("client_data: ").len(), 2);
-    assert_eq!(rig.threads("root_tick: ").len(), 3);
+    assert_eq!(rig.sayings_by_thread("client_data: ").len(), 2);
+    assert_eq!(rig.sayings_by_thread("root_tick: ").len(), 3);
 }
 
 /// The `vm_id` alone says who shares: not the code, nor the plugin's configuration. None is an id, too.
@@ -148,6 +148,24 @@ fn a_queue_calls_once_for_each_entry() {
         "queue_ready: shared b: NotFound",
     ];
     assert!(rig.sayings("2 ").ends_with(&after.map(str::to_owned)));
+}
+
+/// Another module that is put in the place of the first finds what that has left.
+#[test]
+fn shared_data_outlives_a_module() {
+    let script = json!({ "connected": [ops![{ "count": ["n", 1] }]] });
+    let rig = Rig::with(Mode::Eager, json!({}), |bootstrap, folder| {
+        discover(bootstrap, folder, &probe(script.clone()));
+    });
+    drop(rig.client());
+    rig.said("connected: count n = 1,");
+    let path = rig.folder.path().join("other.wasm");
+    fs::write(&path, other_code()).unwrap();
+    let mut other = probe(script);
+    other["config"]["vm_config"]["code"]["local"]["filename"] = json!(path);
+    rig.swap(&other);
+    drop(rig.client());
+    rig.said("connected: count n = 2,");
 }
 
 /// A trap does not take them along: what the VM had counted there remains, and nobody knows of whom it was.

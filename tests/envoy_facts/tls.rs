@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde_json::{Value, json};
+use support::envoy::tls_inspector;
 use support::tls::{self, Attribute, Authority, Identity, Name};
 
 use crate::rig::{Mode, Rig};
@@ -178,7 +179,7 @@ impl House {
                 let listener = &mut bootstrap["static_resources"]["listeners"][0];
                 listener["filter_chains"][0]["transport_socket"] =
                     tls::transport_socket(&server, Some(&authority));
-                listener["listener_filters"] = json!([tls::inspector()]);
+                listener["listener_filters"] = json!([tls_inspector()]);
                 change(listener);
             },
         );

@@ -51,6 +51,11 @@ impl RootContext for Root {
         Some(ContextType::StreamContext)
     }
 
+    fn on_vm_start(&mut self, _size: usize) -> bool {
+        say(self.id, "vm_start", "");
+        true
+    }
+
     fn on_configure(&mut self, size: usize) -> bool {
         let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten();
         let bytes = bytes.unwrap_or_default();

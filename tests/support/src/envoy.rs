@@ -7,126 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::process::{Process, wait_until};
 
-/// The files in `envoy/`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// `envoy/lazy.yaml`: the broker is connected to after CONNECT has been read.
-    #[default]
-    Lazy,
-    /// `envoy/eager.yaml`: at once.
-    Eager,
-}
+mod shipped;
 
-impl Mode {
-    /// The file's stem, and the value of the filter's `connect_mode`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lazy => "lazy",
-            Self::Eager => "eager",
-        }
-    }
-}
-
-/// A shipped file with what a user would change in it.
-#[derive(Clone, Debug)]
-pub struct Shipped {
-    /// Which file.
-    pub mode: Mode,
-    /// The module.
-    pub module: PathBuf,
-    /// The MQTT listener's address; port 0 for any free one, see [`Envoy::address`].
-    pub mqtt: SocketAddr,
-    /// The admin interface's.
-    pub admin: SocketAddr,
-    /// The broker: a name or an IP, and a port.
-    pub broker: (String, u16),
-    /// Keys of the filter's own configuration, put over those of the file.
-    pub plugin: Value,
-}
-
-impl Default for Shipped {
-    fn default() -> Self {
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self {
-            mode: Mode::default(),
-            module: module(),
-            mqtt: any_port,
-            admin: any_port,
-            broker: ("127.0.0.1".to_owned(), 5672),
-            plugin: json!({}),
-        }
-    }
-}
-
-impl Shipped {
-    /// With this broker, everything else as shipped and on free ports.
-    pub fn with_broker(mode: Mode, broker: SocketAddr) -> Self {
-        Self { mode, broker: (broker.ip().to_string(), broker.port()), ..Self::default() }
-    }
-
-    /// The whole configuration, to be changed further or given to [`Envoy::start`].
-    pub fn render(&self) -> Result<Value> {
-        let path = crate::root().join("envoy").join(self.mode.name()).with_extension("yaml");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut config = parse_yaml(&text).with_context(|| path.display().to_string())?;
-        self.fill(&mut config).with_context(|| format!("{} lacks a well-known name", path.display()))?;
-        Ok(config)
-    }
-
-    /// Goes to what it changes by name, so a file may grow around it.
-    fn fill(&self, config: &mut Value) -> Option<()> {
-        *config.pointer_mut("/admin/address/socket_address")? =
-            socket_address(self.admin.ip(), self.admin.port());
-        let mqtt = named(config.pointer_mut("/static_resources/listeners")?, "mqtt")?;
-        *mqtt.pointer_mut("/address/socket_address")? = socket_address(self.mqtt.ip(), self.mqtt.port());
-        let filter = named(mqtt.pointer_mut("/filter_chains/0/filters")?, "leveret")?;
-        *filter.pointer_mut("/typed_config/config/vm_config/code/local/filename")? = json!(self.module);
-        let settings = filter.pointer_mut("/typed_config/config/configuration/value")?;
-        let mut keys: Map<String, Value> = serde_json::from_str(settings.as_str()?).ok()?;
-        keys.extend(self.plugin.as_object()?.clone());
-        *settings = Value::String(Value::Object(keys).to_string());
-        let broker = named(config.pointer_mut("/static_resources/clusters")?, "broker")?;
-        *broker
-            .pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address")? =
-            socket_address(&self.broker.0, self.broker.1);
-        Some(())
-    }
-}
-
-/// A shipped configuration as a plain TCP proxy: to compare with, in front of a broker that speaks MQTT itself.
-pub fn without_filter(mut config: Value) -> Result<Value> {
-    let strip = |config: &mut Value| {
-        let listener = named(config.pointer_mut("/static_resources/listeners")?, "mqtt")?;
-        let filters = listener.pointer_mut("/filter_chains/0/filters")?;
-        filters.as_array_mut()?.retain(|filter| filter["name"] != "leveret");
-        let proxy = named(filters, "tcp_proxy")?["typed_config"].as_object_mut()?;
-        // It has nothing to read before it connects, and nobody to fall back on.
-        proxy.retain(|key, _| !["upstream_connect_mode", "max_early_data_bytes"].contains(&key.as_str()));
-        proxy.insert("cluster".to_owned(), json!("broker"));
-        Some(())
-    };
-    strip(&mut config).context("the shipped configuration lacks a well-known name")?;
-    Ok(config)
-}
-
-/// The element of a list of Envoy's that has this `name`.
-pub fn named<'a>(list: &'a mut Value, name: &str) -> Option<&'a mut Value> {
-    list.as_array_mut()?.iter_mut().find(|item| item["name"] == name)
-}
-
-/// YAML (so also JSON) as a value.
-pub fn parse_yaml(text: &str) -> Result<Value> {
-    Ok(serde_saphyr::from_str(text)?)
-}
-
-/// The release module: `$LEVERET_WASM`, or where `build.sh build` puts it.
-pub fn module() -> PathBuf {
-    std::env::var_os("LEVERET_WASM").map_or_else(|| crate::root().join("target/leveret.wasm"), PathBuf::from)
-}
+pub use shipped::{Chain, Listener, Mode, Shipped, module, named, parse_yaml, tls_inspector, without_filter};
 
 /// How it is started.
 #[derive(Clone, Debug)]
@@ -273,10 +160,6 @@ fn get(admin: &str, path: &str) -> Result<String> {
     let answer = ureq::get(&url).config().timeout_global(Some(ANSWER)).build().call();
     let mut answer = answer.with_context(|| url.clone())?;
     Ok(answer.body_mut().with_config().limit(64 << 20).read_to_string()?)
-}
-
-fn socket_address(host: impl ToString, port: u16) -> Value {
-    json!({ "address": host.to_string(), "port_value": port })
 }
 
 const ANSWER: Duration = Duration::from_secs(10);

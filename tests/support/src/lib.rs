@@ -17,6 +17,7 @@
 pub mod agreeable;
 pub mod chaos;
 mod client;
+pub mod elsewhere;
 pub mod envoy;
 #[cfg(feature = "wasm")]
 pub mod host;

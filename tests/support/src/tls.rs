@@ -125,16 +125,6 @@ pub fn transport_socket(server: &Identity, clients: Option<&Authority>) -> Value
     })
 }
 
-/// Envoy's listener filter without which no server name (SNI) is known.
-pub fn inspector() -> Value {
-    json!({
-        "name": "tls_inspector",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
-        },
-    })
-}
-
 /// The client's end, which reads and writes as its TCP stream does.
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 

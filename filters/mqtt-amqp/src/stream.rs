@@ -12,13 +12,15 @@ use crate::{
     host::{self, Buffer, Status},
     root::Worker,
 };
-use core::{cell::RefCell, net::SocketAddr};
-use leveret::{Bridge, Config, Gate, Peer, config::ConnectMode, policy::Certificate, time::Instant};
+use core::{cell::RefCell, fmt, net::SocketAddr};
+use leveret::{
+    Bridge, Config, Gate, Peer, config::ConnectMode, event::Event, policy::Certificate, time::Instant,
+};
 use proxy_wasm::{
     traits::{Context, StreamContext},
     types::{Action, PeerType},
 };
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 
 /// The stream context.
 pub(crate) struct Stream {
@@ -242,7 +244,14 @@ impl Connection {
     /// The rest of the drain: events, close, next alarm.
     fn settle(&mut self, reply: Result<Reply, Status>, now: Instant, worker: &Worker) {
         while let Some(event) = self.bridge.poll_event() {
-            worker.report(self.address, &event);
+            for metric in event.metrics() {
+                worker.measure(self.bridge.tenant(), metric, 1);
+            }
+            worker.log(&Client { address: self.address, bridge: &self.bridge }, &event);
+            self.tell(&event);
+        }
+        while let Some((metric, value)) = self.bridge.poll_measure() {
+            worker.measure(self.bridge.tenant(), metric, value);
         }
         if self.closed {
             return;
@@ -257,6 +266,23 @@ impl Connection {
                     self.wake(at, worker);
                 }
             }
+        }
+    }
+
+    /// Tells access logs who the client is, and why it was refused or its connection ended.
+    fn tell(&self, event: &Event) {
+        // Nothing depends on it: a proxy that cannot take it logs without.
+        let tell = |name: &str, value: &str| {
+            let _ = host::set_property(name, value);
+        };
+        if let Some(who) = self.bridge.who().filter(|_| event.is_beginning()) {
+            for (name, text) in who.facts() {
+                tell(&format!("leveret.{name}"), &printable(text));
+            }
+            tell("leveret.tenant", self.bridge.tenant());
+        }
+        if event.is_end() {
+            tell("leveret.end", &event.to_string());
         }
     }
 
@@ -278,6 +304,34 @@ impl Connection {
             worker.cancel_alarm(self.id, at);
         }
     }
+}
+
+/// A client as log lines have it.
+struct Client<'c> {
+    address: Option<SocketAddr>,
+    bridge: &'c Bridge,
+}
+
+impl fmt::Display for Client<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{address}")?,
+            None => f.write_str("client")?,
+        }
+        if let Some(who) = self.bridge.who() {
+            write!(f, " ({}", printable(&who.client_id))?;
+            if !self.bridge.tenant().is_empty() {
+                write!(f, ", tenant {}", self.bridge.tenant())?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+/// A client's own words, without what would make one line of a log two.
+fn printable(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) { text.escape_debug().to_string().into() } else { text.into() }
 }
 
 /// Whether a callback leaves bytes for the client that a close would overtake.

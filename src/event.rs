@@ -86,11 +86,6 @@ impl Event {
         [Some(what), why].into_iter().flatten()
     }
 
-    /// Whether it says that a client has come, accepted or not.
-    pub const fn is_beginning(self) -> bool {
-        matches!(self, Self::Accepted | Self::Refused(..))
-    }
-
     /// Whether it says why a connection ends.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Refused(..) | Self::Disconnected | Self::ClientGone | Self::Failed(_))

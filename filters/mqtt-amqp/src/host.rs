@@ -94,11 +94,20 @@ pub(crate) fn property(path: &str) -> Result<Vec<u8>, Status> {
 
 /// Sends the connection to another cluster; has an effect only before `tcp_proxy` has chosen one.
 pub(crate) fn set_cluster(name: &str) -> Result<(), Status> {
+    set_filter_state("envoy.tcp_proxy.cluster", name)
+}
+
+/// What `tcp_proxy` may have its `hash_policy` look at.
+pub(crate) fn set_hash_key(key: &str) -> Result<(), Status> {
+    set_filter_state("envoy.hashable_string", key)
+}
+
+fn set_filter_state(path: &str, value: &str) -> Result<(), Status> {
     // envoy.source.extensions.common.wasm.SetEnvoyFilterStateArguments { path = 1; value = 2; span = 3 }; a
     // span left out is that of the filter chain, which for a TCP connection is the connection.
     let mut arguments = Vec::new();
-    push_protobuf_string(&mut arguments, 1, "envoy.tcp_proxy.cluster");
-    push_protobuf_string(&mut arguments, 2, name);
+    push_protobuf_string(&mut arguments, 1, path);
+    push_protobuf_string(&mut arguments, 2, value);
     let function = "set_envoy_filter_state";
     returned(|data, size| unsafe {
         proxy_call_foreign_function(

@@ -13,9 +13,7 @@ use crate::{
     root::Worker,
 };
 use core::{cell::RefCell, fmt, net::SocketAddr};
-use leveret::{
-    Bridge, Config, Gate, Peer, config::ConnectMode, event::Event, policy::Certificate, time::Instant,
-};
+use leveret::{Bridge, Config, Gate, Peer, config::ConnectMode, policy::Certificate, time::Instant};
 use proxy_wasm::{
     traits::{Context, StreamContext},
     types::{Action, PeerType},
@@ -44,6 +42,7 @@ impl Stream {
             nonce: worker.nonce(id),
             bridge: Bridge::new(config, gate, now),
             is_known: false,
+            is_introduced: false,
             has_ended: false,
             is_held: false,
             to_put_back: Vec::new(),
@@ -100,6 +99,8 @@ pub(crate) struct Connection {
     bridge: Bridge,
     /// The core knows who the client is.
     is_known: bool,
+    /// And the proxy does, too.
+    is_introduced: bool,
     /// The client has sent its end.
     has_ended: bool,
     /// There are bytes in the downstream buffer that the core does not want yet.
@@ -164,6 +165,7 @@ impl Connection {
         #[cfg(all(feature = "trap", target_arch = "wasm32"))]
         trap_if_told(&bytes);
         self.bridge.handle_client(now, bytes, self.has_ended);
+        self.introduce();
         let unread = self.bridge.take_unread();
         self.route()?;
         let output = self.bridge.take_broker_output();
@@ -248,7 +250,9 @@ impl Connection {
                 worker.measure(self.bridge.tenant(), metric, 1);
             }
             worker.log(&Client { address: self.address, bridge: &self.bridge }, &event);
-            self.tell(&event);
+            if event.is_end() {
+                tell("end", &event.to_string());
+            }
         }
         while let Some((metric, value)) = self.bridge.poll_measure() {
             worker.measure(self.bridge.tenant(), metric, value);
@@ -269,21 +273,15 @@ impl Connection {
         }
     }
 
-    /// Tells access logs who the client is, and why it was refused or its connection ended.
-    fn tell(&self, event: &Event) {
-        // Nothing depends on it: a proxy that cannot take it logs without.
-        let tell = |name: &str, value: &str| {
-            let _ = host::set_property(name, value);
-        };
-        if let Some(who) = self.bridge.who().filter(|_| event.is_beginning()) {
-            for (name, text) in who.facts() {
-                tell(&format!("leveret.{name}"), &printable(text));
-            }
-            tell("leveret.tenant", self.bridge.tenant());
+    /// Tells the proxy who the client is, once the core knows: for access logs, and for a choice of upstream hosts by client.
+    fn introduce(&mut self) {
+        let Some(who) = self.bridge.who().filter(|_| !self.is_introduced) else { return };
+        self.is_introduced = true;
+        for (name, text) in who.facts().chain([("tenant", self.bridge.tenant())]) {
+            tell(name, &printable(text));
         }
-        if event.is_end() {
-            tell("leveret.end", &event.to_string());
-        }
+        // A proxy that cannot take it chooses without.
+        let _ = host::set_hash_key(&who.client_id);
     }
 
     fn close(&mut self, worker: &Worker) {
@@ -304,6 +302,11 @@ impl Connection {
             worker.cancel_alarm(self.id, at);
         }
     }
+}
+
+/// Tells access logs something of the connection. Nothing depends on it: a proxy that cannot take it logs without.
+fn tell(name: &str, value: &str) {
+    let _ = host::set_property(&format!("leveret.{name}"), value);
 }
 
 /// A client as log lines have it.

@@ -275,11 +275,13 @@ fn property(proxy: &Proxy, path: &[u8]) -> Option<Vec<u8>> {
 /// Takes `SetEnvoyFilterStateArguments { string path = 1; string value = 2; LifeSpan span = 3; }`.
 fn set_filter_state(proxy: &mut Proxy, arguments: &[u8]) -> Outcome {
     let [path, value] = protobuf_strings(arguments).ok_or(BAD_ARGUMENT)?;
-    if path != "envoy.tcp_proxy.cluster" {
-        return Err(NOT_FOUND);
-    }
     let context = proxy.context();
-    proxy.connections.get_mut(&context).ok_or(NOT_FOUND)?.chosen_cluster = Some(value);
+    let connection = proxy.connections.get_mut(&context).ok_or(NOT_FOUND)?;
+    match path.as_str() {
+        "envoy.tcp_proxy.cluster" => connection.chosen_cluster = Some(value),
+        "envoy.hashable_string" => connection.hash_key = Some(value),
+        _ => return Err(NOT_FOUND),
+    }
     Ok(())
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct TcpConnection {
     pub(crate) to_client: Vec<u8>,
     pub(crate) closed: bool,
     pub(crate) lost: usize,
+    /// The filter state `envoy.hashable_string`.
+    pub(crate) hash_key: Option<String>,
     /// What the module has said of it.
     pub(crate) told: BTreeMap<String, String>,
     end_passed_on: bool,
@@ -72,6 +74,7 @@ impl TcpConnection {
             to_client: Vec::new(),
             closed: false,
             lost: 0,
+            hash_key: None,
             told: BTreeMap::new(),
             end_passed_on: false,
             in_vm,

@@ -35,6 +35,7 @@ mod retained;
 mod rules;
 mod sessions;
 mod shared;
+mod shipped;
 mod takeover;
 mod topics;
 mod wills;

@@ -144,7 +144,8 @@ fn names() {
     for name in ["a", "A-1_b", &long] {
         assert!(Config::from_json(named(name).to_string().as_bytes()).is_ok(), "{name}");
     }
-    for name in ["", "a b", "ä", "a.b", &"a".repeat(65)] {
+    // There the metrics of clients without a tenant are.
+    for name in ["none", "", "a b", "ä", "a.b", &"a".repeat(65)] {
         assert_eq!(error_of(named(name)).path(), "tenants[0].name", "{name}");
     }
     assert_eq!(error_of(json!({ "tenants": [{ "name": "a" }, { "name": "a" }] })).path(), "tenants[1].name");
@@ -155,7 +156,7 @@ fn what_is_no_match() {
     for (matching, path) in [
         (json!({ "port": "x" }), "port"),
         (json!({ "port": 0 }), "port"),
-        (json!({ "port": [1, 65536] }), "port"),
+        (json!({ "port": [1, 65536] }), "port[1]"),
         (json!({ "address": "192.0.2.0/33" }), "address"),
         (json!({ "address": "example.com" }), "address"),
         (json!({ "color": "red" }), "color"),
@@ -423,6 +424,21 @@ fn accounts_and_certificates_are_the_tenant_s_or_the_top_level_s() {
     for (port, login) in [(9, ["top", "t"]), (1, ["top", "t"]), (2, ["own", "o"]), (3, ["guest", "guest"])] {
         both_of(&client(port), config.clone(), |t| logs_in_as(t, connect_anonymous(), login));
     }
+}
+
+/// Who anonymous clients are is one matter, whether there are any another.
+#[test]
+fn a_tenant_may_allow_anonymous_clients_where_others_do_not() {
+    let mut config = json!({
+        "allow_anonymous": false, "default_user": "someone", "default_pass": "s",
+        "tenants": [{ "name": "t", "match": { "port": 1 }, "allow_anonymous": true }],
+    });
+    both(config.clone(), |t| is_refused(t, connect_anonymous(), 4, "credentials_missing"));
+    both_of(&Facts { port: 1, ..Facts::default() }, config.clone(), |t| {
+        logs_in_as(t, connect_anonymous(), ["someone", "s"]);
+    });
+    config["default_user"] = "".into();
+    assert_eq!(error_of(config).path(), "tenants[0].default_user");
 }
 
 /// Eager connects before a tenant is known.

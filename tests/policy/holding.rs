@@ -134,6 +134,31 @@ fn a_fin_behind_held_bytes() {
     }
 }
 
+/// The broker hears nothing of a client that has ended before all of it is said: it would take that for the end of a connection that
+/// is silent, and all would be lost.
+#[test]
+fn a_fin_behind_what_would_take_too_long() {
+    for key in ["client_message_rate", "message_rate"] {
+        for (heartbeat, patience) in [(30, 5_000), (0, 5_000), (2, 2_000)] {
+            both(json!({ key: 1, "heartbeat": heartbeat }), |t| {
+                t.advance(2_000);
+                t.client([connect("c"), numbered(0..500)].concat());
+                t.client_ends();
+                let mut told = t.agree();
+                t.advance(patience - 200);
+                told.extend(t.agree());
+                assert!(numbers_of(&told, "t").len() < 20, "{} {key}", t.name);
+                t.advance(400);
+                told.extend(t.agree());
+                assert_eq!(numbers_of(&told, "t"), (0..500).collect::<Vec<_>>(), "{} {key}", t.name);
+                assert_eq!(told.last(), Some(&AMQPFrame::Method(CONNECTION, goodbye())), "{} {key}", t.name);
+                t.closes();
+                lost_nothing(t);
+            });
+        }
+    }
+}
+
 /// The numbers that went to this key; the rest is for nobody.
 fn numbers_of(told: &[AMQPFrame], key: &str) -> Vec<u32> {
     let messages = publishes(told).into_iter().filter(|(its, _)| its == key);

@@ -115,6 +115,18 @@ fn a_secret_that_is_wrong_itself() {
             shows_none(&format!("{error} {error:?}"));
         }
     }
+    // Where they stand in the wrong place.
+    for wrong in [
+        json!([PASSWORDS[0]]),
+        json!(PASSWORDS[0]),
+        json!([["u", sha256(PASSWORDS[0])]]),
+        json!([[PASSWORDS[0], 7]]),
+    ] {
+        for key in ["users", "permissions", "topic_permissions", "tenants", "publish", "match", "vhost_from"]
+        {
+            shows_none(&error_of(json!({ key: wrong })).to_string());
+        }
+    }
     let hash = sha256(PASSWORDS[0]);
     for wrong in [&hash[1..], PASSWORDS[0]] {
         let error = error_of(json!({ "users": [{ "name": "u", "password_hash": wrong }] }));

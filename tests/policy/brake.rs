@@ -223,6 +223,15 @@ fn the_defaults() {
     });
 }
 
+#[test]
+fn each_worker_counts_for_itself() {
+    two_workers(config(), |one, two| {
+        guesses(one, HERE, "u", 0..3);
+        assert_eq!(tries(one, HERE, "v", "right"), Some("guessing"));
+        assert_eq!(tries(two, HERE, "v", "right"), None);
+    });
+}
+
 /// A tenant's user is another one than the user of that name of another tenant.
 #[test]
 fn users_are_those_of_their_tenant() {

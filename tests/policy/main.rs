@@ -10,6 +10,7 @@ mod credentials;
 mod grants;
 mod holding;
 mod limits;
+mod order;
 mod permissions;
 mod rates;
 mod resumed;

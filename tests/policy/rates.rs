@@ -203,6 +203,27 @@ fn one_tenant_does_not_slow_another() {
     }
 }
 
+/// The top level's rates are those of each tenant that does not give its own, and of all without one.
+#[test]
+fn each_tenant_has_its_own() {
+    for (key, rate) in [("message_rate", 10), ("byte_rate", 1_000)] {
+        let tenant = |port: u16| json!({ "name": format!("t-{port}"), "match": { "port": port } });
+        both(json!({ key: rate, "heartbeat": 0, "tenants": [tenant(1), tenant(2)] }), |t| {
+            for port in [1, 2, 3] {
+                another(t, &Facts { port, ..Facts::default() });
+                ready(t);
+                t.client(burst(0..50));
+                let at_once = Arrivals::default().new(t);
+                assert!((10..=12).contains(&at_once), "{} {key}: {at_once}", t.name);
+            }
+            another(t, &Facts { port: 4, ..Facts::default() });
+            logs_in(t, connect_as("u", "p"));
+            t.client(burst(0..50));
+            assert!(Arrivals::default().new(t) <= 1, "{} {key}: with the third", t.name);
+        });
+    }
+}
+
 /// A clock that is set back by a day does not hold anybody for a day.
 #[test]
 fn the_wall_clock_may_be_set() {

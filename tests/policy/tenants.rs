@@ -193,6 +193,15 @@ fn gets_in(t: &mut Talk, connect: Vec<u8>) -> bool {
     heard == connack(0)
 }
 
+/// Whether twenty messages come through at once.
+fn all_of_a_burst(t: &mut Talk) -> Has {
+    logged_in(t);
+    t.advance(5_000);
+    t.agree();
+    t.client(publish(0, 0, "a", b"x").repeat(20));
+    top_if(publishes(&t.agree()).len() == 20)
+}
+
 fn logged_in(t: &mut Talk) -> Vec<AMQPFrame> {
     t.client(connect("c"));
     let told = t.agree();
@@ -335,6 +344,40 @@ fn each_key_is_the_tenant_s_or_the_top_level_s() {
             has: |t| {
                 logged_in(t);
                 top_if(subscribes(t, &["top"]) == [1])
+            },
+        },
+        Key { key: "client_message_rate", top: json!(1000), own: json!(5), has: all_of_a_burst },
+        Key { key: "client_byte_rate", top: json!(100_000), own: json!(50), has: all_of_a_burst },
+        Key { key: "message_rate", top: json!(1000), own: json!(5), has: all_of_a_burst },
+        Key { key: "byte_rate", top: json!(100_000), own: json!(50), has: all_of_a_burst },
+        Key {
+            key: "retain_allowed",
+            top: json!(false),
+            own: json!(true),
+            has: |t| {
+                logged_in(t);
+                t.client(publish_flags(1, 0, "a", b"x"));
+                top_if(publishes(&t.agree()).is_empty())
+            },
+        },
+        Key {
+            key: "max_connections",
+            top: json!(1),
+            own: json!(2),
+            has: |t| {
+                logged_in(t);
+                another(t, &Facts { port: 1, ..Facts::default() });
+                top_if(!gets_in(t, connect("d")))
+            },
+        },
+        Key {
+            key: "max_inflight",
+            top: json!(5),
+            own: json!(1),
+            has: |t| {
+                logged_in(t);
+                t.client((1..=3).flat_map(|id| publish(1, id, "a", b"x")).collect::<Vec<_>>());
+                top_if(publishes(&t.broker.heard().iter().cloned().collect::<Vec<_>>()).len() == 3)
             },
         },
         Key {

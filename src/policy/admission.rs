@@ -232,7 +232,7 @@ impl Gate {
         verification: Verification,
     ) -> Result<Identity<'a>, Refusal> {
         let policy = &*self.policy;
-        let anonymous = tenant.anonymous.as_deref();
+        let anonymous = tenant.allow_anonymous.then_some(&*tenant.anonymous);
         let (said, password) = match (connect.username, connect.password) {
             (Some(username), Some(password)) => (username, Some(password)),
             (None, None) => match (certificate_name.filter(|_| tenant.ssl_cert_login), anonymous) {

@@ -1,5 +1,10 @@
 //! The command as an operator runs it: the built binary, over files.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail anywhere, in its own helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail anywhere, in its own helpers too"
+)]
 
 #[path = "cli/check.rs"]
 mod check;

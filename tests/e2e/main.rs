@@ -17,6 +17,7 @@ mod amqp;
 mod broker_errors;
 mod clients;
 mod fake_broker;
+mod import;
 mod interop;
 mod large;
 mod link;

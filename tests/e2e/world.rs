@@ -56,7 +56,7 @@ fn shipped(mode: Mode) -> Result<Envoy> {
 }
 
 /// A folder for a process. It stays after the tests, for its logs, and the next run begins anew.
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     static ROOT: LazyLock<(PathBuf, File)> = LazyLock::new(|| {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e");
         let lock = File::create(root.with_extension("lock")).unwrap();

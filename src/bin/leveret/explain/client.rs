@@ -141,7 +141,7 @@ impl<'a> Case<'a> {
                 let facts = self.facts(key);
                 match quote.each().into_iter().find(|entry| facts.iter().any(|fact| fits(key, entry, fact))) {
                     Some(entry) => fitting.push(entry.to_string()),
-                    None => other = other.or_else(|| Some((quote, facts))),
+                    None => other = other.or(Some((quote, facts))),
                 }
             }
             let Some((quote, facts)) = other else {

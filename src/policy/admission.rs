@@ -191,7 +191,7 @@ impl Gate {
     }
 
     /// The first that fits; `None` when the client has to be one's and is not.
-    fn tenant(
+    pub fn tenant(
         &self,
         peer: &Peer,
         connect: &Connect<'_>,
@@ -210,7 +210,11 @@ impl Gate {
         tenant.or_else(|| (!policy.require_tenant).then_some(&policy.no_tenant))
     }
 
-    fn client_id(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Box<str>, Refusal> {
+    /// The client's own id, its certificate's, or one made for it.
+    ///
+    /// # Errors
+    /// When it has none, or may not have it.
+    pub fn client_id(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Box<str>, Refusal> {
         let certificate = peer.certificate.as_ref();
         let name = self.policy.client_id_from.and_then(|from| certificate?.name(from));
         match (connect.client_id, name) {

@@ -18,6 +18,7 @@ mod broker_errors;
 mod clients;
 mod entrances;
 mod fake_broker;
+mod import;
 mod interop;
 mod large;
 mod link;

@@ -26,6 +26,7 @@ mod management;
 mod mqtt;
 mod operation;
 mod permissions;
+mod policy;
 mod pressure;
 mod publish;
 mod python;

@@ -58,10 +58,13 @@ pub struct Peer {
     pub nonce: u128,
 }
 
+/// Tenants and who is one's, in the order in which clients are held against them.
+pub type Tenants = Box<[(Match, Rc<Tenant>)]>;
+
 /// What an operator has decided. No `Debug`: it holds passwords.
 pub struct Policy {
     /// Tenants and who is one's; the first that fits.
-    pub tenants: Box<[(Match, Rc<Tenant>)]>,
+    pub tenants: Tenants,
     /// What holds for all others.
     pub no_tenant: Rc<Tenant>,
     /// Whether there may be others.

@@ -13,6 +13,7 @@ use crate::amqp::reply_code::ACCESS_REFUSED;
 use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
+use crate::metrics::Metric;
 use crate::mqtt::encode::{self, Delivery, PublishHead};
 use crate::mqtt::{ConnectReturnCode, QoS};
 use crate::policy::OnUnauthorized;
@@ -121,11 +122,15 @@ impl Bridge {
                 }
                 Notice::Confirmed { number, multiple, .. } => {
                     let (client, keeper) = (&mut self.client, &mut self.keeper);
+                    let measures = &mut self.measures;
                     self.publications
-                        .confirm(number, multiple, |confirmed| match (confirmed, &mut *keeper) {
-                            (Confirmed::Owed(receipt), _) => client.receipt(receipt),
-                            (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
-                            (Confirmed::Keep(..), None) => {}
+                        .confirm(number, multiple, |confirmed, sent| {
+                            measures.add(Metric::ConfirmTimeUs, micros(now, sent));
+                            match (confirmed, &mut *keeper) {
+                                (Confirmed::Owed(receipt), _) => client.receipt(receipt),
+                                (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
+                                (Confirmed::Keep(..), None) => {}
+                            }
                         })
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                     self.keep_on(None);
@@ -175,6 +180,9 @@ impl Bridge {
         self.client.connack(session.is_present(), ConnectReturnCode::Accepted);
         session.start();
         self.events.push_back(Event::Accepted);
+        self.measures.add(Metric::ConnectTimeUs, micros(now, self.started));
+        self.measures.add(Metric::Connections, 1);
+        self.counted.is_connected = true;
         if let Some(attempt) = self.attempt.take() {
             self.gate.succeeded(now, &attempt);
         }
@@ -182,6 +190,7 @@ impl Bridge {
         // The keep-alive starts to count when the client may know that it does.
         self.timers.client_heard(now);
         if self.will.is_some() {
+            self.measures.add(Metric::WillsHeld, 1);
             self.timers.will_at(now + self.config.will_refresh);
         }
         self.ask_steps();
@@ -270,6 +279,12 @@ impl Bridge {
         let payload_len = header.body_size as u32;
         let retain = retained.is_some();
         self.client.publish(PublishHead { delivery, retain, topic: &self.topic, payload_len });
+        let (messages, bytes) = match has_packet_id {
+            true => (Metric::MessagesDeliveredQos1, Metric::BytesDeliveredQos1),
+            false => (Metric::MessagesDeliveredQos0, Metric::BytesDeliveredQos0),
+        };
+        self.measures.add(messages, 1);
+        self.measures.add(bytes, header.body_size as i64);
         if retain {
             self.events.push_back(Event::Replayed);
         }
@@ -308,6 +323,10 @@ impl Bridge {
             }
         }
     }
+}
+
+fn micros(now: Instant, since: Instant) -> i64 {
+    (now.as_nanos().saturating_sub(since.as_nanos()) / 1000) as i64
 }
 
 /// What a message was published at: its header tells where RabbitMQ's MQTT plugin or we sent it to a broker before 3.13,

@@ -9,7 +9,7 @@ use super::{ConfigError, ConnectMode, Result};
 use crate::amqp::ShortText;
 use crate::mqtt::{self, QoS};
 use crate::policy::pattern::{AddressRange, Glob};
-use crate::policy::{Credentials, Match, OnUnauthorized, Quota, Rate, Tenant};
+use crate::policy::{Credentials, Match, OnUnauthorized, Quota, Rate, Tenant, Tenants};
 use crate::secret::Secret;
 use crate::topic::TopicMapping;
 
@@ -27,7 +27,7 @@ pub(super) struct Terms {
 
 impl Terms {
     /// All tenants in their order, over the terms of clients without one.
-    pub(super) fn tenants(&self, list: Vec<At<'_>>, base: &Tenant) -> Result<Box<[(Match, Rc<Tenant>)]>> {
+    pub(super) fn tenants(&self, list: Vec<At<'_>>, base: &Tenant) -> Result<Tenants> {
         let mut names = BTreeSet::new();
         let mut tenants = Vec::new();
         for (index, tenant) in list.into_iter().enumerate() {
@@ -148,7 +148,8 @@ fn guest() -> Credentials {
 
 fn is_name(name: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(is_letter)
+    // `none` is where metrics of clients without a tenant are.
+    !name.is_empty() && name != "none" && name.len() <= MAX_NAME && name.bytes().all(is_letter)
 }
 
 fn matching(mut keys: Keys<'_>) -> Result<Match> {

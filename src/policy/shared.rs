@@ -185,10 +185,13 @@ fn read(shared: &dyn Shared, key: &str) -> (Vec<u8>, Option<u32>) {
     shared.get(key).map_or((Vec::new(), None), |(value, mark)| (value, Some(mark)))
 }
 
+/// A value and how often it was set.
+type Marked = (Vec<u8>, u32);
+
 /// Shared with nobody, with a clock that stands still until it is set: for one worker, and for tests of several.
 #[derive(Default)]
 pub struct Alone {
-    values: RefCell<BTreeMap<Box<str>, (Vec<u8>, u32)>>,
+    values: RefCell<BTreeMap<Box<str>, Marked>>,
     clock: Cell<u64>,
 }
 

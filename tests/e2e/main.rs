@@ -23,6 +23,7 @@ mod large;
 mod link;
 mod login;
 mod management;
+mod metrics;
 mod mqtt;
 mod operation;
 mod permissions;

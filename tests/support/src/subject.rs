@@ -7,7 +7,8 @@ use crate::{
 use leveret::{
     Bridge, Config, Gate, Peer,
     config::ConnectMode,
-    event::{Event, Level},
+    event::Level,
+    metrics::Kind,
     policy::{Alone, Certificate},
     time::{Duration, Instant},
 };
@@ -64,7 +65,6 @@ impl Native {
     /// Panics on a configuration that the core refuses.
     pub fn new(config_json: &str) -> Self {
         let config = Config::from_json(config_json.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
-        let counters = Event::COUNTERS.iter().map(|name| ((*name).to_owned(), 0)).collect();
         let shared = Rc::new(Alone::default());
         Self {
             gate: Rc::new(Gate::new(config.policy.clone(), shared.clone(), 1)),
@@ -72,7 +72,7 @@ impl Native {
             config: Rc::new(config),
             now: Instant::ZERO,
             connections: Vec::new(),
-            counters,
+            counters: BTreeMap::new(),
             logs: Vec::new(),
         }
     }
@@ -94,11 +94,20 @@ impl Native {
             it.closed = true;
             it.bridge.handle_client_closed(self.now);
         }
+        let mut measured = Vec::new();
         while let Some(event) = it.bridge.poll_event() {
-            for at in event.counters() {
-                *self.counters.entry(Event::COUNTERS[at].to_owned()).or_default() += 1;
+            for metric in event.metrics() {
+                measured.push((metric, 1));
             }
             self.logs.push(LogLine { level: level(event.level()), text: event.to_string() });
+        }
+        measured.extend(std::iter::from_fn(|| it.bridge.poll_measure()));
+        let tenant = if it.bridge.tenant().is_empty() { "none" } else { it.bridge.tenant() };
+        for (metric, value) in measured {
+            // Of distributions, how many values there are.
+            let value = if metric.kind() == Kind::Histogram { 1 } else { value };
+            let count = self.counters.entry(format!("leveret.{tenant}.{}", metric.name())).or_default();
+            *count = count.checked_add_signed(value).expect("a gauge does not go below zero");
         }
     }
 

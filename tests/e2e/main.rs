@@ -28,6 +28,7 @@ mod metrics;
 mod mqtt;
 mod operation;
 mod permissions;
+mod policy;
 mod pressure;
 mod publish;
 mod python;

@@ -120,7 +120,7 @@ impl<'a> Case<'a> {
                 (_, "") => "made for it, since it says none".to_owned(),
                 _ => "the client's own".to_owned(),
             };
-            steps.add("client id", id, [by]);
+            steps.add("client id", id.as_deref().unwrap_or("of 22 characters"), [by]);
         }
     }
 
@@ -191,7 +191,7 @@ impl<'a> Case<'a> {
 
     /// The user, as it is given and with a virtual host in front of it, if there is one.
     fn said(&self) -> &str {
-        let anonymous = || self.tenant.as_ref()?.anonymous.as_deref().map(|it| &*it.username);
+        let anonymous = || Some(&*self.tenant.as_ref()?.anonymous.username);
         match self.login_by() {
             Login::Password => self.connect.username.unwrap_or_default(),
             Login::Certificate => self.certificate_name.as_deref().unwrap_or_default(),

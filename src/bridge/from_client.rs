@@ -305,7 +305,10 @@ impl Bridge {
 
     /// `None` for a filter that may not be subscribed to.
     fn permitted(&mut self, text: &str, level: Level) -> Option<Filter> {
-        let filter = self.filter(text)?;
+        let Some(filter) = self.filter(text) else {
+            self.events.push_back(Event::SubscribeDenied(Denial::Filter));
+            return None;
+        };
         let topics = topic::shared(text).and_then(Result::ok).map_or(text, |(_, topics)| topics);
         let rights = self.rights.as_ref()?;
         let mut permitted = rights.subscribe(topics, &filter.binding_key, level.qos()).map(|_| ());

@@ -174,7 +174,7 @@ impl Gate {
             tenant.topic_permissions.get(&[username, vhost.as_str(), tenant.exchange.as_str()].map(key));
         let topics = topic_permission
             .map_or([Expression::Anything, Expression::Anything], |it| [it.write.clone(), it.read.clone()]);
-        let rights = Rights::new(Rc::clone(tenant), values, permission, topics, &queues.kept);
+        let rights = Rights::new(Rc::clone(tenant), values, permission, topics);
         self.check_will(connect, &rights)?;
         let seat = self.take_seat(tenant).ok_or(Refusal::Connections)?;
         Ok(Admission {

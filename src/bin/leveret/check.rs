@@ -113,7 +113,7 @@ mod tests {
             let expected = ": configuration key `prefetch`: expected a whole number from 1 to 65535";
             assert_eq!(verdicts(text), [expected]);
         }
-        assert!(verdicts("{\"vhost\": \"a\", \"vhost\": \"b\"}").concat().contains("duplicate field"));
+        assert!(verdicts("{\"vhost\": \"a\", \"vhost\": \"b\"}").concat().contains("is there twice"));
         assert!(verdicts("[]").concat().contains("expected a JSON object"));
         assert!(verdicts("").concat().contains("expected"));
         assert!(verdicts("a: 1\n---\nb: 1\n").concat().contains("expected one plugin configuration"));

@@ -1,14 +1,12 @@
 //! What a client that is in may publish and subscribe.
 
-use std::collections::BTreeMap;
-
 use leveret::error::Error;
 use leveret::mqtt::{DecodeError, QoS, SUBACK_FAILURE};
 use leveret::policy::grants::Decision;
 use leveret::policy::permissions::Expression;
 use leveret::policy::variables::Variable;
 use leveret::policy::{Admission, Denial, Message, OnUnauthorized};
-use leveret::{Event, topic};
+use leveret::{Event, names, topic};
 
 use super::client::Case;
 use super::story::{Aftermath, Steps, Story};
@@ -200,6 +198,7 @@ impl Question<'_> {
         let Self { case, admission, access, .. } = self;
         let limit = |key| case.written.term_or(key, "none");
         match denial {
+            Denial::Filter => String::new(),
             Denial::Grant(Decision::Denied(number)) => self.grant("deny", number),
             Denial::Grant(Decision::TooComplex) => "a filter with fewer # could be compared".to_owned(),
             Denial::Grant(_) => self.no_grant(),
@@ -232,16 +231,15 @@ impl Question<'_> {
     }
 
     /// The queue, as RabbitMQ names it.
-    fn queue(&self) -> &str {
-        let [zero, one] = &self.admission.queues.kept;
-        (if self.qos == QoS::AtMostOnce { zero } else { one }).as_str()
+    fn queue(&self) -> String {
+        names::of_plugin(&self.admission.client_id, self.qos.min(QoS::AtLeastOnce))
     }
 
     /// The first of the three permissions on the queue that is not there.
     fn lacking(&self) -> Option<String> {
         let (entry, queue) = (self.permission()?, self.queue());
         let lacks = |quote: &Quote<'_>| {
-            let expression = Expression::parse(&quote.text(), &mut BTreeMap::new());
+            let expression = Expression::parse_plain(&quote.text());
             !expression.is_ok_and(|expression| expression.matches(queue.as_bytes()))
         };
         let quote =

@@ -1,7 +1,5 @@
 //! Users whose permissions were made for the queues of RabbitMQ's plugin, and do not reach those of Leveret's.
 
-use std::collections::BTreeMap;
-
 use leveret::policy::permissions::Expression;
 use serde_json::Value;
 
@@ -41,7 +39,7 @@ pub(super) fn report(permissions: &[Permission], to: &mut Translation) {
 
 impl<'a> Access<'a> {
     fn new(permission: &Permission, exchange: &'a str) -> Option<Self> {
-        let of = |text: &str| Expression::parse(text, &mut BTreeMap::new()).ok();
+        let of = |text: &str| Expression::parse_plain(text).ok();
         Some(Self {
             configure: of(&permission.configure)?,
             write: of(&permission.write)?,

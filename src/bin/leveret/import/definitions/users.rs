@@ -1,7 +1,5 @@
 //! Who may log in, and do what.
 
-use std::collections::BTreeMap;
-
 use leveret::policy::permissions::Expression;
 use leveret::policy::users::{Algorithm, PasswordHash};
 use serde_json::{Value, json};
@@ -120,7 +118,11 @@ impl TopicPermission {
 fn evaluable(key: &str, expressions: &[(&str, &String)], list: &str, to: &mut Translation) -> bool {
     let mut all = true;
     for (name, expression) in expressions {
-        if let Err(error) = Expression::parse(expression, &mut BTreeMap::new()) {
+        let parsed = match list {
+            "permissions" => Expression::parse_plain(expression),
+            _ => Expression::parse(expression),
+        };
+        if let Err(error) = parsed {
             all = false;
             to.remarks.attend_to(
                 format_args!("{key}: {name}"),

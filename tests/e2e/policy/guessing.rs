@@ -11,9 +11,9 @@ use support::envoy::{Chain, Listener, Mode, Options, Shipped};
 use support::process::wait_until;
 use support::rabbitmq::Rabbitmq;
 
-use super::{PASSWORD, code, make_account, user, users, with};
+use super::{PASSWORD, code, count, counted, make_account, user, users, with};
 use crate::mqtt::{ACCEPTED, Client};
-use crate::world::{PATIENCE, broker, own_envoy, own_envoy_with, rough_broker, to};
+use crate::world::{PATIENCE, broker, has_broker, own_envoy, own_envoy_with, rough_broker, to};
 
 /// Whether the brake holds them or each is looked at, the broker hears nothing of wrong passwords, and others are served.
 #[test]
@@ -30,6 +30,7 @@ fn flood_of_wrong_passwords_never_reaches_the_broker() -> Result<()> {
         ..to(Mode::Lazy, broker.amqp_address())
     };
     let envoy = own_envoy_with("flood", &shipped, &Options { concurrency: 1, ..Options::default() })?;
+    has_broker(&envoy)?;
     for (entry, what) in [("no-brake", "each is looked at"), ("mqtt", "the brake is on")] {
         let address = envoy.address(entry)?;
         let mut good = Client::login_as(address, &with("good", "guest", "guest"))?;
@@ -70,8 +71,8 @@ fn flood_of_wrong_passwords_never_reaches_the_broker() -> Result<()> {
         ensure!(logins(&broker)? != before, "it does not count logins");
         again.disconnect()?;
     }
-    let held = envoy.stat("wasmcustom.leveret.refused.by.guessing")?;
-    let looked_at = envoy.stat("wasmcustom.leveret.refused.by.wrong_password")?;
+    let held = count(&envoy, "refused.by.guessing")?;
+    let looked_at = count(&envoy, "refused.by.wrong_password")?;
     ensure!(held > 100 && looked_at > 100, "{held} held, {looked_at} looked at");
     Ok(())
 }
@@ -114,7 +115,7 @@ fn brake_on_an_address_that_guesses() -> Result<()> {
     let before = at_broker()?;
     let was_quick = start.elapsed() < Duration::from_secs(2);
     assert_eq!(answer(2, "other", PASSWORD)?, 4, "the right password, from there");
-    assert_eq!(envoy.stat_until("wasmcustom.leveret.refused.by.guessing", PATIENCE, |n| n > 0)?, 1);
+    counted(&envoy, "refused.by.guessing", 1)?;
     ensure!(was_quick && at_broker()? == before);
     assert_eq!(answer(2, "known", PASSWORD)?, 0, "has been in from there");
     assert_eq!(answer(2, "guessed-at", PASSWORD)?, 0, "has been in from there");

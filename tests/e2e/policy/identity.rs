@@ -78,7 +78,7 @@ fn certificate_login_by_each_of_its_names() -> Result<()> {
         let at_broker = wait_until("its connection", PATIENCE, || connection(client_id))?;
         assert_eq!(at_broker["user"], account);
         // To the management page it is told who that stands for.
-        assert_eq!(at_broker["client_properties"]["mqtt_user"], *username);
+        assert_eq!(at_broker["client_properties"]["mqtt_user"], **username);
     }
     Ok(())
 }

@@ -196,6 +196,7 @@ const fn refusal(error: Error) -> Metric {
 /// Which rule denied.
 const fn rule(denial: Denial) -> Metric {
     match denial {
+        Denial::Filter => Metric::DeniedByFilter,
         Denial::Grant(_) => Metric::DeniedByGrant,
         Denial::Permission => Metric::DeniedByPermission,
         Denial::TopicPermission => Metric::DeniedByTopicPermission,

@@ -105,6 +105,7 @@ metrics! {
     // What policy did not permit, and by which rule.
     DeniedPublish: Counter "denied.publish",
     DeniedSubscribe: Counter "denied.subscribe",
+    DeniedByFilter: Counter "denied.by.filter",
     DeniedByGrant: Counter "denied.by.grant",
     DeniedByPermission: Counter "denied.by.permission",
     DeniedByTopicPermission: Counter "denied.by.topic_permission",

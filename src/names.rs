@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::amqp::ShortText;
+use crate::mqtt::QoS;
 
 const STEM: &str = "mqtt-subscription-";
 
@@ -31,6 +32,11 @@ pub struct QueueNames {
     pub retained_will: ShortText,
     /// Where topics answer which of them have a retained message.
     pub answers: ShortText,
+}
+
+/// What RabbitMQ's own plugin calls a client's queue, which is what its permissions are about, whatever `queue_prefix` is.
+pub fn of_plugin(client_id: &str, qos: QoS) -> String {
+    format!("{STEM}{client_id}qos{}", qos as u8)
 }
 
 impl QueueNames {

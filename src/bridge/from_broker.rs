@@ -6,7 +6,7 @@ use super::broker::Notice;
 use super::channel::Role;
 use super::inflight::Confirmed;
 use super::queues::Level;
-use super::session::{Refused, Step};
+use super::session::{Refused, Session, Step};
 use super::subscribe::Answer;
 use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
@@ -144,10 +144,7 @@ impl Bridge {
                         replayer.overtaken.arriving(routing_key);
                     }
                     let level = session.level(queue);
-                    // What a session was let subscribe to earlier may not be its client's any more.
-                    let is_permitted = !session.is_present()
-                        || self.rights.as_ref().is_none_or(|rights| rights.receives(routing_key));
-                    let is_wanted = is_permitted && session.wants(queue, routing_key);
+                    let is_wanted = self.may_receive(routing_key) && session.wants(queue, routing_key);
                     let is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
                     self.arriving = Arriving::Announced {
                         level,
@@ -250,7 +247,8 @@ impl Bridge {
         }
         if let Some(routing_key) = retained {
             is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-            is_wanted = self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
+            is_wanted = self.may_receive(routing_key)
+                && self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
         }
         if !is_wanted {
             self.pass_over(level, delivery_tag);
@@ -293,6 +291,12 @@ impl Bridge {
             self.broker.acknowledge(Role::Consume, delivery_tag);
         }
         Ok(())
+    }
+
+    /// What a session was let subscribe to earlier may not be its client's any more.
+    fn may_receive(&self, routing_key: &[u8]) -> bool {
+        let is_present = self.session.as_ref().is_some_and(Session::is_present);
+        !is_present || self.rights.as_ref().is_none_or(|rights| rights.receives(routing_key))
     }
 
     fn pass_over(&mut self, level: Level, delivery_tag: u64) {

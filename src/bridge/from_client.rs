@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
 use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::topic;
 
 /// Bytes of a user name that the broker is shown.
@@ -57,7 +57,20 @@ impl Bridge {
             true => 0,
             false => self.publications.unconfirmed(),
         };
+        if self.client_ended {
+            self.throttle.end_within(now, self.patience());
+        }
         self.throttle.holds(now, inflight)
+    }
+
+    /// For how long the broker may hear nothing of a client that has ended, see [`Bridge::take_broker_output`]: neither does the login
+    /// time out by then nor is a heartbeat missed.
+    fn patience(&self) -> Duration {
+        let login = self.config.limits.login_timeout / 2;
+        match self.config.heartbeat {
+            0 => login,
+            seconds => login.min(Duration::from_secs(seconds.into())),
+        }
     }
 
     /// Whether the broker has confirmed enough.
@@ -292,7 +305,10 @@ impl Bridge {
 
     /// `None` for a filter that may not be subscribed to.
     fn permitted(&mut self, text: &str, level: Level) -> Option<Filter> {
-        let filter = self.filter(text)?;
+        let Some(filter) = self.filter(text) else {
+            self.events.push_back(Event::SubscribeDenied(Denial::Filter));
+            return None;
+        };
         let topics = topic::shared(text).and_then(Result::ok).map_or(text, |(_, topics)| topics);
         let rights = self.rights.as_ref()?;
         let mut permitted = rights.subscribe(topics, &filter.binding_key, level.qos()).map(|_| ());

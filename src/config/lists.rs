@@ -48,12 +48,14 @@ pub(super) fn permissions(list: Vec<At<'_>>) -> Result<Permissions> {
         let mut entry = entry.object()?;
         let place = (required(&mut entry, "user")?.into(), required(&mut entry, "vhost")?.into());
         let permission = Permission {
-            configure: expression(&mut entry, "configure", &mut known)?,
-            write: expression(&mut entry, "write", &mut known)?,
-            read: expression(&mut entry, "read", &mut known)?,
+            configure: expression(&mut entry, "configure", Expression::parse_plain, &mut known)?,
+            write: expression(&mut entry, "write", Expression::parse_plain, &mut known)?,
+            read: expression(&mut entry, "read", Expression::parse_plain, &mut known)?,
         };
+        if permissions.insert(place, permission).is_some() {
+            return Err(ConfigError::new(entry.path("vhost"), "is there already for this user"));
+        }
         entry.finish()?;
-        permissions.insert(place, permission);
     }
     Ok(permissions)
 }
@@ -66,11 +68,16 @@ pub(super) fn topic_permissions(list: Vec<At<'_>>) -> Result<TopicPermissions> {
         let mut name = |key| required(&mut entry, key).map(String::into_boxed_str);
         let place = [name("user")?, name("vhost")?, name("exchange")?];
         let permission = TopicPermission {
-            write: expression(&mut entry, "write", &mut known)?,
-            read: expression(&mut entry, "read", &mut known)?,
+            write: expression(&mut entry, "write", Expression::parse, &mut known)?,
+            read: expression(&mut entry, "read", Expression::parse, &mut known)?,
         };
+        if permissions.insert(place, permission).is_some() {
+            return Err(ConfigError::new(
+                entry.path("exchange"),
+                "is there already for this user and virtual host",
+            ));
+        }
         entry.finish()?;
-        permissions.insert(place, permission);
     }
     Ok(permissions)
 }
@@ -98,22 +105,27 @@ pub(super) fn grants(mut keys: Keys<'_>, mapping: TopicMapping) -> Result<Grants
 pub(super) fn client_id_pattern(value: At<'_>) -> Result<ClientIdPattern> {
     let path = value.path.clone();
     let text = value.text()?;
-    let parse = |text: &str| {
-        Expression::parse(text, &mut BTreeMap::new())
-            .map_err(|problem| ConfigError::new(path.as_str(), problem))
-    };
+    let parse =
+        |text: &str| Expression::parse(text).map_err(|problem| ConfigError::new(path.as_str(), problem));
     // As it is written, too: the whole could be one where this is none.
     parse(&text)?;
     parse(&format!("^(?:{text})$")).map(ClientIdPattern)
 }
 
+/// Most users have the same few expressions, so each is kept once.
 fn expression(
     keys: &mut Keys<'_>,
     key: &str,
-    known: &mut BTreeMap<Box<str>, Expression>,
+    parse: fn(&str) -> core::result::Result<Expression, String>,
+    known: &mut BTreeMap<String, Expression>,
 ) -> Result<Expression> {
     let text = required(keys, key)?;
-    Expression::parse(&text, known).map_err(|problem| ConfigError::new(keys.path(key), problem))
+    if let Some(expression) = known.get(&text) {
+        return Ok(expression.clone());
+    }
+    let expression = parse(&text).map_err(|problem| ConfigError::new(keys.path(key), problem))?;
+    known.insert(text, expression.clone());
+    Ok(expression)
 }
 
 fn required(keys: &mut Keys<'_>, key: &str) -> Result<String> {

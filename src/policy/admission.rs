@@ -174,7 +174,7 @@ impl Gate {
             tenant.topic_permissions.get(&[username, vhost.as_str(), tenant.exchange.as_str()].map(key));
         let topics = topic_permission
             .map_or([Expression::Anything, Expression::Anything], |it| [it.write.clone(), it.read.clone()]);
-        let rights = Rights::new(Rc::clone(tenant), values, permission, topics, &queues.kept);
+        let rights = Rights::new(Rc::clone(tenant), values, permission, topics);
         self.check_will(connect, &rights)?;
         let seat = self.take_seat(tenant).ok_or(Refusal::Connections)?;
         Ok(Admission {
@@ -194,7 +194,7 @@ impl Gate {
     }
 
     /// The first that fits; `None` when the client has to be one's and is not.
-    fn tenant(
+    pub fn tenant(
         &self,
         peer: &Peer,
         connect: &Connect<'_>,
@@ -213,8 +213,11 @@ impl Gate {
         tenant.or_else(|| (!policy.require_tenant).then_some(&policy.no_tenant))
     }
 
-    /// `None` when one is to be made.
-    fn client_id(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Option<Box<str>>, Refusal> {
+    /// The client's own id or its certificate's; `None` when one is to be made for it.
+    ///
+    /// # Errors
+    /// When it has none, or may not have it.
+    pub fn client_id(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Option<Box<str>>, Refusal> {
         let certificate = peer.certificate.as_ref();
         let name = self.policy.client_id_from.and_then(|from| certificate?.name(from));
         match (connect.client_id, name) {
@@ -236,7 +239,7 @@ impl Gate {
         verification: Verification,
     ) -> Result<Identity<'a>, Refusal> {
         let policy = &*self.policy;
-        let anonymous = tenant.anonymous.as_deref();
+        let anonymous = tenant.allow_anonymous.then_some(&*tenant.anonymous);
         let (said, password) = match (connect.username, connect.password) {
             (Some(username), Some(password)) => (username, Some(password)),
             (None, None) => match (certificate_name.filter(|_| tenant.ssl_cert_login), anonymous) {

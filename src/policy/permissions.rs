@@ -45,26 +45,32 @@ pub enum Expression {
 }
 
 impl Expression {
-    /// As it is exported; the empty expression matches nothing.
+    /// As it is exported in a topic permission, where there may be variables; the empty expression matches nothing.
     ///
     /// # Errors
     /// With what is wrong, when it is none or has what this kind lacks: look-around and back-references.
-    pub fn parse(text: &str, known: &mut BTreeMap<Box<str>, Self>) -> Result<Self, String> {
-        if let Some(expression) = known.get(text) {
-            return Ok(expression.clone());
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if !variables().any(|variable| text.contains(variable.text())) {
+            return Self::parse_plain(text);
         }
-        let expression = match text {
-            "" => Self::Nothing,
-            ".*" | "^.*" | ".*$" => Self::Anything,
-            _ if variables().any(|variable| text.contains(variable.text())) => {
-                // Whatever the values are, it has to be one.
-                Regex::new(&filled(text, |_| String::new())).map_err(|error| error.to_string())?;
-                Self::Template(text.into())
+        // Whatever the values are, it has to be one.
+        Regex::new(&filled(text, |_| String::new())).map_err(|error| error.to_string())?;
+        Ok(Self::Template(text.into()))
+    }
+
+    /// As it is exported in a permission, where what would be a variable is a text like any other.
+    ///
+    /// # Errors
+    /// As [`Expression::parse`].
+    pub fn parse_plain(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(Self::Nothing),
+            ".*" | "^.*" | ".*$" => Ok(Self::Anything),
+            _ => {
+                let regex = Regex::new(&filled(text, |variable| regex_lite::escape(variable.text())));
+                Ok(Self::Matching(regex.map_err(|error| error.to_string())?.into()))
             }
-            _ => Self::Matching(Regex::new(text).map_err(|error| error.to_string())?.into()),
-        };
-        known.insert(text.into(), expression.clone());
-        Ok(expression)
+        }
     }
 
     /// With the client's values, each taken literally.
@@ -117,7 +123,7 @@ mod tests {
 
     fn matches(expression: &str, text: &str) -> bool {
         let values = Values::new(["c.1", "{client_id}", "/", "", "", "", ""], TopicMapping::Rabbitmq);
-        let expression = Expression::parse(expression, &mut BTreeMap::new()).unwrap();
+        let expression = Expression::parse(expression).unwrap();
         expression.of(&values).matches(text.as_bytes())
     }
 
@@ -142,9 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn a_permission_has_no_variables() {
+        let expression = Expression::parse_plain("^{username}|amq").unwrap();
+        assert!(expression.matches(b"amq.topic") && expression.matches(b"{username}"));
+        assert!(!expression.matches(b"u"));
+    }
+
+    #[test]
     fn what_is_no_expression() {
         for text in ["(", "(?!a)b", r"(a)\1", "{client_id}("] {
-            assert!(Expression::parse(text, &mut BTreeMap::new()).is_err(), "{text}");
+            assert!(Expression::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use super::grants::Decision;
 use super::permissions::{Expression, Permission};
 use super::tenant::Tenant;
-use super::variables::Values;
-use crate::amqp::ShortText;
+use super::variables::{Values, Variable};
 use crate::mqtt::QoS;
+use crate::names;
 
 /// The rights of a client that is admitted.
 pub struct Rights {
@@ -39,6 +39,8 @@ pub struct Message<'a> {
 /// Why a PUBLISH, a will or a filter is refused. The client does not hear it; log and counters do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// It is no topic filter, or too long for a key.
+    Filter,
     /// A grant: a `deny` matches, or no `allow` does.
     Grant(Decision),
     /// `permissions` on the exchange.
@@ -66,26 +68,30 @@ impl Rights {
         values: Values,
         permission: Option<&Permission>,
         [topic_write, topic_read]: [Expression; 2],
-        queues: &[ShortText; 2],
     ) -> Self {
         let exchange = tenant.exchange.as_str().as_bytes();
         let may = |expression: fn(&Permission) -> &Expression, name: &[u8]| {
             permission.is_none_or(|permission| expression(permission).matches(name))
         };
-        let may_queue = |queue: &ShortText| {
-            let name = queue.as_str().as_bytes();
+        let may_queue = |qos| {
+            let name = names::of_plugin(values.text(Variable::ClientId), qos);
+            let name = name.as_bytes();
             may(|it| &it.configure, name) && may(|it| &it.write, name) && may(|it| &it.read, name)
         };
-        let [zero, one] = queues;
         Self {
             may_write: may(|it| &it.write, exchange),
             may_read: may(|it| &it.read, exchange),
-            may_queue: [may_queue(zero), may_queue(one)],
+            may_queue: [QoS::AtMostOnce, QoS::AtLeastOnce].map(may_queue),
             topic_write: topic_write.of(&values),
             topic_read: topic_read.of(&values),
             tenant,
             values,
         }
+    }
+
+    /// What variables stand for.
+    pub const fn values(&self) -> &Values {
+        &self.values
     }
 
     /// Whether a message may be published, and by what.
@@ -148,6 +154,7 @@ impl Denial {
     /// As the log has it.
     pub const fn text(self) -> &'static str {
         match self {
+            Self::Filter => "it is no topic filter, or too long for a key",
             Self::Grant(Decision::Denied(_)) => "a deny entry matches",
             Self::Grant(Decision::TooComplex) => "its filter has too many wildcards",
             Self::Grant(_) => "no allow entry matches",

@@ -94,7 +94,7 @@ fn brake_on_an_address_that_guesses() -> Result<()> {
         json!({
             "users": users(["known", "other", "guessed-at"]),
             "broker_user": make_account("brake-edge", super::DEFAULT_VHOST)?, "broker_pass": PASSWORD,
-            "max_login_failures_per_address": 5, "login_failure_window": 3000,
+            "max_login_failures_per_address": 5, "login_failure_window": 5000,
         }),
     )?;
     let address = envoy.address("mqtt")?;
@@ -102,27 +102,26 @@ fn brake_on_an_address_that_guesses() -> Result<()> {
         code(connect_from(from, address)?, &with("brake", username, password))
     };
     assert_eq!(answer(2, "known", PASSWORD)?, 0);
+    let start = Instant::now();
     // A device with an old password, again and again: that is no guess.
     for _ in 0..10 {
         assert_eq!(answer(2, "guessed-at", "old")?, 4);
     }
     assert_eq!(answer(2, "guessed-at", PASSWORD)?, 0);
-    let start = Instant::now();
     for number in 1..5 {
         assert_eq!(answer(2, "nobody", &format!("guess-{number}"))?, 4);
     }
     let at_broker = || envoy.stat("cluster.broker.upstream_cx_total");
     let before = at_broker()?;
-    let was_quick = start.elapsed() < Duration::from_secs(2);
     assert_eq!(answer(2, "other", PASSWORD)?, 4, "the right password, from there");
     counted(&envoy, "refused.by.guessing", 1)?;
-    ensure!(was_quick && at_broker()? == before);
+    ensure!(at_broker()? == before, "is not looked at");
     assert_eq!(answer(2, "known", PASSWORD)?, 0, "has been in from there");
     assert_eq!(answer(2, "guessed-at", PASSWORD)?, 0, "has been in from there");
     assert_eq!(answer(3, "other", PASSWORD)?, 0, "from another address");
     wait_until("the brake to be off", PATIENCE, || (answer(2, "other", PASSWORD).ok()? == 0).then_some(()))?;
     let passed = start.elapsed();
-    ensure!(passed >= Duration::from_millis(2500), "{passed:?}");
+    ensure!(passed >= Duration::from_millis(4900), "{passed:?}");
     Ok(())
 }
 

@@ -7,9 +7,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use support::envoy::Envoy;
+use support::process::wait_until;
 
 use crate::mqtt::{Client, Connect};
-use crate::world::broker;
+use crate::world::{PATIENCE, broker};
 
 mod entry;
 mod fairness;
@@ -61,6 +63,23 @@ fn make_vhost(name: &str) -> Result<()> {
 const DEFAULT_VHOST: &str = "%2F";
 /// Of accounts and users that tests make; easy to find in a log.
 const PASSWORD: &str = "xyzzy-right-password";
+
+/// How often something was counted, whosever tenant's.
+fn count(envoy: &Envoy, counter: &str) -> Result<u64> {
+    let stats = envoy.admin("/stats?filter=wasmcustom.leveret")?;
+    let values = stats.lines().filter_map(|line| {
+        let (_tenant, rest) = line.strip_prefix("wasmcustom.leveret.")?.split_once('.')?;
+        rest.strip_prefix(counter)?.strip_prefix(": ")?.parse::<u64>().ok()
+    });
+    Ok(values.sum())
+}
+
+/// Waits until it was counted so often.
+fn counted(envoy: &Envoy, counter: &str, times: u64) -> Result<()> {
+    wait_until(&format!("{times} times {counter}"), PATIENCE, || {
+        (count(envoy, counter).ok()? == times).then_some(())
+    })
+}
 
 /// A client with this id, user and password.
 fn with<'a>(client_id: &'a str, username: &'a str, password: &'a str) -> Connect<'a> {

@@ -43,7 +43,16 @@ pub(crate) fn own_envoy(name: &str, plugin: Value) -> Result<Envoy> {
 
 /// The same with everything to be chosen.
 pub(crate) fn own_envoy_with(name: &str, shipped: &Shipped, options: &Options) -> Result<Envoy> {
-    Envoy::start(&folder(name), &shipped.render()?, options)
+    let envoy = Envoy::start(&folder(name), &shipped.render()?, options)?;
+    if shipped.broker.1 == broker().ports.amqp {
+        has_broker(&envoy)?;
+    }
+    Ok(envoy)
+}
+
+/// Waits until an Envoy has found its broker: on a busy machine compiling the module takes longer than the first health check may.
+pub(crate) fn has_broker(envoy: &Envoy) -> Result<u64> {
+    envoy.stat_until("cluster.broker.membership_healthy", PATIENCE, |brokers| brokers > 0)
 }
 
 /// A shipped file in front of this broker.

@@ -2,12 +2,11 @@
 
 use anyhow::Result;
 use serde_json::json;
-use support::envoy::Envoy;
 
-use super::{DEFAULT_VHOST, PASSWORD, make_account, users, with};
+use super::{DEFAULT_VHOST, PASSWORD, counted, make_account, users, with};
 use crate::amqp::{Amqp, persistent};
 use crate::mqtt::{Client, Connect, PUBACK, publish, subscribe};
-use crate::world::{PATIENCE, own_envoy};
+use crate::world::own_envoy;
 
 /// What is not granted never gets to an AMQP subscriber, and the client hears what `on_unauthorized` says.
 #[test]
@@ -37,7 +36,7 @@ fn grants_hold_for_publishes_and_subscriptions() -> Result<()> {
             assert_eq!(seen.next()?.delivery.data, [first]);
         }
     }
-    denials(&envoy, "closed.denied", 3 * denied.len() as u64)?;
+    counted(&envoy, "closed.denied", 3 * denied.len() as u64)?;
 
     let mut client = Client::login(address, "quiet-1")?;
     for (number, topic) in (1..).zip(denied) {
@@ -49,7 +48,7 @@ fn grants_hold_for_publishes_and_subscriptions() -> Result<()> {
         client.hears(&[0x50, 2, 0, 7])?;
         client.send(&[0x62, 2, 0, 7])?;
         client.hears(&[0x70, 2, 0, 7])?;
-        denials(&envoy, "denied.publish", 3 * number)?;
+        counted(&envoy, "denied.publish", 3 * number)?;
     }
     client.publish_safely("granted/quiet-1/x", b"granted")?;
     assert_eq!(seen.next()?.delivery.data, b"granted");
@@ -72,10 +71,6 @@ fn grants_hold_for_publishes_and_subscriptions() -> Result<()> {
     amqp.publish("granted.quiet-1.x", b"granted", persistent())?;
     assert_eq!(client.receive()?.text(), "granted");
     client.ping()
-}
-
-fn denials(envoy: &Envoy, counter: &str, times: u64) -> Result<u64> {
-    envoy.stat_until(&format!("wasmcustom.leveret.{counter}"), PATIENCE, |count| count == times)
 }
 
 /// What a session subscribed to before its grants were changed is neither delivered nor kept for it.

@@ -11,9 +11,9 @@ use support::envoy::{Chain, Listener, Mode, Options, Shipped};
 use support::process::wait_until;
 use support::rabbitmq::Rabbitmq;
 
-use super::{PASSWORD, code, make_account, user, users, with};
+use super::{PASSWORD, code, count, counted, make_account, user, users, with};
 use crate::mqtt::{ACCEPTED, Client};
-use crate::world::{PATIENCE, broker, own_envoy, own_envoy_with, rough_broker, to};
+use crate::world::{PATIENCE, broker, has_broker, own_envoy, own_envoy_with, rough_broker, to};
 
 /// Whether the brake holds them or each is looked at, the broker hears nothing of wrong passwords, and others are served.
 #[test]
@@ -30,6 +30,7 @@ fn flood_of_wrong_passwords_never_reaches_the_broker() -> Result<()> {
         ..to(Mode::Lazy, broker.amqp_address())
     };
     let envoy = own_envoy_with("flood", &shipped, &Options { concurrency: 1, ..Options::default() })?;
+    has_broker(&envoy)?;
     for (entry, what) in [("no-brake", "each is looked at"), ("mqtt", "the brake is on")] {
         let address = envoy.address(entry)?;
         let mut good = Client::login_as(address, &with("good", "guest", "guest"))?;
@@ -70,8 +71,8 @@ fn flood_of_wrong_passwords_never_reaches_the_broker() -> Result<()> {
         ensure!(logins(&broker)? != before, "it does not count logins");
         again.disconnect()?;
     }
-    let held = envoy.stat("wasmcustom.leveret.refused.by.guessing")?;
-    let looked_at = envoy.stat("wasmcustom.leveret.refused.by.wrong_password")?;
+    let held = count(&envoy, "refused.by.guessing")?;
+    let looked_at = count(&envoy, "refused.by.wrong_password")?;
     ensure!(held > 100 && looked_at > 100, "{held} held, {looked_at} looked at");
     Ok(())
 }
@@ -93,7 +94,7 @@ fn brake_on_an_address_that_guesses() -> Result<()> {
         json!({
             "users": users(["known", "other", "guessed-at"]),
             "broker_user": make_account("brake-edge", super::DEFAULT_VHOST)?, "broker_pass": PASSWORD,
-            "max_login_failures_per_address": 5, "login_failure_window": 3000,
+            "max_login_failures_per_address": 5, "login_failure_window": 5000,
         }),
     )?;
     let address = envoy.address("mqtt")?;
@@ -101,27 +102,26 @@ fn brake_on_an_address_that_guesses() -> Result<()> {
         code(connect_from(from, address)?, &with("brake", username, password))
     };
     assert_eq!(answer(2, "known", PASSWORD)?, 0);
+    let start = Instant::now();
     // A device with an old password, again and again: that is no guess.
     for _ in 0..10 {
         assert_eq!(answer(2, "guessed-at", "old")?, 4);
     }
     assert_eq!(answer(2, "guessed-at", PASSWORD)?, 0);
-    let start = Instant::now();
     for number in 1..5 {
         assert_eq!(answer(2, "nobody", &format!("guess-{number}"))?, 4);
     }
     let at_broker = || envoy.stat("cluster.broker.upstream_cx_total");
     let before = at_broker()?;
-    let was_quick = start.elapsed() < Duration::from_secs(2);
     assert_eq!(answer(2, "other", PASSWORD)?, 4, "the right password, from there");
-    assert_eq!(envoy.stat_until("wasmcustom.leveret.refused.by.guessing", PATIENCE, |n| n > 0)?, 1);
-    ensure!(was_quick && at_broker()? == before);
+    counted(&envoy, "refused.by.guessing", 1)?;
+    ensure!(at_broker()? == before, "is not looked at");
     assert_eq!(answer(2, "known", PASSWORD)?, 0, "has been in from there");
     assert_eq!(answer(2, "guessed-at", PASSWORD)?, 0, "has been in from there");
     assert_eq!(answer(3, "other", PASSWORD)?, 0, "from another address");
     wait_until("the brake to be off", PATIENCE, || (answer(2, "other", PASSWORD).ok()? == 0).then_some(()))?;
     let passed = start.elapsed();
-    ensure!(passed >= Duration::from_millis(2500), "{passed:?}");
+    ensure!(passed >= Duration::from_millis(4900), "{passed:?}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use support::envoy::{Envoy, Mode, Options, Shipped};
 use support::process::wait_until;
 
-use super::{anonymous, code};
+use super::{anonymous, code, counted};
 use crate::amqp::Amqp;
 use crate::mqtt::{Client, Connect, packet, publish, subscribe, text};
 use crate::world::{PATIENCE, broker, own_envoy, own_envoy_with, to, trapping_module};
@@ -262,8 +262,8 @@ fn limits_of_a_message_and_of_a_connection() -> Result<()> {
         let mut client = connect()?;
         client.send(&refused)?;
         assert_eq!(client.rest()?, b"", "{reason}");
-        let counter = format!("wasmcustom.leveret.denied.by.{reason}");
-        envoy.stat_until(&counter, PATIENCE, |count| count == 1 + u64::from(reason == "max_topic_levels"))?;
+        let in_filters = u64::from(reason == "max_topic_levels");
+        counted(&envoy, &format!("denied.by.{reason}"), 1 + in_filters)?;
     }
     let will = crate::mqtt::Will { topic: "limits/a", payload: &[0; 11], qos: 0, retain: false };
     let connect = Connect { will: Some(will), ..anonymous("message-limits-will") };

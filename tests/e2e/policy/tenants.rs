@@ -11,10 +11,12 @@ use support::process::wait_until;
 use support::tls::{Attribute, Name};
 
 use super::entry::{Entries, Entry};
-use super::{DEFAULT_VHOST, PASSWORD, anonymous, code, make_account, make_vhost, users, with};
+use super::{
+    DEFAULT_VHOST, PASSWORD, anonymous, code, count, counted, make_account, make_vhost, users, with,
+};
 use crate::amqp::Amqp;
 use crate::mqtt::{Client, Connect, Will, subscribe};
-use crate::world::{PATIENCE, broker, connection, folder, own_envoy_with, rough_broker, to};
+use crate::world::{PATIENCE, broker, connection, folder, has_broker, own_envoy_with, rough_broker, to};
 
 #[test]
 fn virtual_host_of_each_entrance() -> Result<()> {
@@ -146,6 +148,8 @@ fn cluster_of_a_tenant_is_its_broker() -> Result<()> {
     clusters.as_array_mut().context("clusters")?.push(fallback);
     let envoy = Envoy::start(&folder("clusters"), &config, &Options::default())?;
     let address = envoy.address("mqtt")?;
+    has_broker(&envoy)?;
+    envoy.stat_until("cluster.other_broker.membership_healthy", PATIENCE, |brokers| brokers > 0)?;
 
     let (amqp, other_amqp) = (Amqp::connect()?, Amqp::connect_to(other_broker.amqp_address())?);
     let (ours, theirs) = (amqp.queue("cluster-of.*")?, other_amqp.queue("cluster-of.*")?);
@@ -204,10 +208,10 @@ fn refusal_is_the_documented_connack_in_both_modes() -> Result<()> {
             ("connections", with("refusal", "full", PASSWORD), 5),
         ];
         for (reason, connect, expected) in &cases {
-            let counter = format!("wasmcustom.leveret.refused.by.{reason}");
-            let count = envoy.stat(&counter)?;
+            let counter = format!("refused.by.{reason}");
+            let before = count(&envoy, &counter)?;
             assert_eq!(code(Client::connect(address)?, connect)?, *expected, "{mode:?} {reason}");
-            envoy.stat_until(&counter, PATIENCE, |now| now == count + 1).context(*reason)?;
+            counted(&envoy, &counter, before + 1)?;
         }
         if mode == Mode::Lazy {
             ensure!(at_broker()? == before, "a refused client has reached the broker");

@@ -100,6 +100,24 @@ fn each_tenant_has_its_own() {
     });
 }
 
+/// Not with those of another tenant, on whatever worker they are.
+#[test]
+fn workers_count_each_tenant_by_itself() {
+    let tenant = |port: u16| json!({ "name": format!("t-{port}"), "match": { "port": port } });
+    two_workers(json!({ "max_connections": 1, "tenants": [tenant(1), tenant(2)] }), |one, two| {
+        let [of_first, of_second] = [1, 2].map(|port| Facts { port, ..Facts::default() });
+        another(one, &of_first);
+        logs_in(one, connect("a"));
+        another(two, &of_second);
+        logs_in(two, connect("b"));
+        is_full(one, &of_second);
+        is_full(two, &of_first);
+        another(two, &Facts::default());
+        logs_in(two, connect("c"));
+        is_full(one, &Facts::default());
+    });
+}
+
 /// Time passes for both.
 fn wait(one: &mut Talk, two: &mut Talk, millis: u64) {
     for _ in 0..millis / 100 {

@@ -65,6 +65,13 @@ fn without_users_the_broker_verifies() {
     both(json!({}), |t| logs_in_as(t, connect_as("u", "anything"), ["u", "anything"]));
 }
 
+/// A hash of which the last bit is another.
+fn changed(hash: &str) -> String {
+    let mut bytes = STANDARD.decode(hash).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    STANDARD.encode(bytes)
+}
+
 fn users() -> Value {
     json!([
         { "name": "a", "password_hash": sha256("pa"), "tags": ["administrator"], "limits": {} },
@@ -72,6 +79,7 @@ fn users() -> Value {
           "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": "" },
         { "name": "c", "password_hash": sha512("pc"), "hashing_algorithm": "rabbit_password_hashing_sha512" },
         { "name": "none", "password_hash": "" },
+        { "name": "close", "password_hash": changed(&sha256("pd")) },
     ])
 }
 
@@ -88,6 +96,7 @@ fn with_users_passwords_are_verified_here_and_passed_on() {
         ("b", "pc", "wrong_password"),
         ("c", "pa", "wrong_password"),
         ("none", "x", "wrong_password"),
+        ("close", "pd", "wrong_password"),
         ("A", "pa", "unknown_user"),
         ("d", "pa", "unknown_user"),
         ("", "pa", "unknown_user"),

@@ -104,6 +104,11 @@ fn the_keep_alive_of_who_is_held_up_stands_still() {
         assert!(!t.closed(), "{}", t.name);
         t.agree();
         t.hears([puback(1), PINGRESP.to_vec()].concat());
+        // Also of who has said nothing meanwhile.
+        t.client(publish(1, 2, "a", b"x"));
+        t.advance(60_000);
+        t.agree();
+        t.hears(puback(2));
         t.advance(5_900);
         assert!(!t.closed(), "{}", t.name);
         t.advance(200);

@@ -51,7 +51,7 @@ pub enum Level {
 
 impl Event {
     /// Names of all counters, in the order of [`Event::counters`].
-    pub const COUNTERS: [&'static str; 56] = [
+    pub const COUNTERS: [&'static str; 57] = [
         "leveret.connack.accepted",
         "leveret.connack.unacceptable_protocol_version",
         "leveret.connack.identifier_rejected",
@@ -108,6 +108,7 @@ impl Event {
         "leveret.denied.by.retain_allowed",
         "leveret.denied.by.max_topic_levels",
         "leveret.denied.by.max_subscriptions",
+        "leveret.closed.replaced",
     ];
 
     /// Indices into [`Event::COUNTERS`] of the counters to which this event adds one: what happened, and where policy was the
@@ -129,6 +130,7 @@ impl Event {
                 Error::BrokerMisbehaved(_) => (15, None),
                 Error::BrokerGone | Error::BrokerSilent => (16, None),
                 Error::TakenOver => (18, None),
+                Error::Replaced => (56, None),
                 Error::Denied(denial) => (24, Some(number(denial))),
             },
             Self::Undeliverable => (17, None),
@@ -157,6 +159,7 @@ impl Event {
                 Level::Info
             }
             Self::Refused(_, error) | Self::Failed(error) => match error {
+                Error::Replaced => Level::Debug,
                 Error::Malformed(_)
                 | Error::Misbehaved(_)
                 | Error::Refused(_)

@@ -22,6 +22,7 @@ pub mod event;
 pub mod mqtt;
 pub mod names;
 pub mod policy;
+pub mod release;
 mod secret;
 pub mod time;
 pub mod topic;

@@ -29,6 +29,8 @@ pub(crate) enum Buffer {
     Downstream = 2,
     /// On the way from upstream; reachable only inside `on_upstream_data`.
     Upstream = 3,
+    /// The VM configuration; reachable only inside `on_vm_start`.
+    VmConfiguration = 6,
     /// The plugin configuration; reachable only inside `on_configure`.
     Configuration = 7,
 }
@@ -154,6 +156,18 @@ pub(crate) fn define_counter(name: &str) -> Result<u32, Status> {
     Ok(id)
 }
 
+/// Defines a gauge, or finds the one of that name, and gives its number.
+pub(crate) fn define_gauge(name: &str) -> Result<u32, Status> {
+    let mut id = 0;
+    check(unsafe { proxy_define_metric(GAUGE, name.as_ptr(), name.len(), &mut id) })?;
+    Ok(id)
+}
+
+/// Sets a gauge.
+pub(crate) fn record(gauge: u32, value: u64) -> Result<(), Status> {
+    check(unsafe { proxy_record_metric(gauge, value) })
+}
+
 /// Adds one to a counter.
 pub(crate) fn increment(counter: u32) -> Result<(), Status> {
     check(unsafe { proxy_increment_metric(counter, 1) })
@@ -190,6 +204,7 @@ fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8
 const OK: u32 = 0;
 const DOWNSTREAM: u32 = 2;
 const COUNTER: u32 = 0;
+const GAUGE: u32 = 1;
 
 // Statuses are read as plain numbers: an enum made from a number it does not have would be undefined.
 unsafe extern "C" {
@@ -231,4 +246,5 @@ unsafe extern "C" {
     fn proxy_dequeue_shared_queue(id: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
 }

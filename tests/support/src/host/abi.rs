@@ -165,7 +165,7 @@ pub(super) fn define(linker: &mut Linker<Proxy>) -> Result<()> {
         "proxy_define_metric",
         |mut guest: Guest<'_>, kind: u32, name: u32, name_size: u32, id: u32| {
             call(&mut guest, "proxy_define_metric", |guest| {
-                assert_eq!(kind, COUNTER, "a counter");
+                assert!([COUNTER, GAUGE].contains(&kind), "a counter or a gauge");
                 let name = String::from_utf8(read(guest, name, name_size)).map_err(|_| BAD_ARGUMENT)?;
                 let counters = &mut guest.data_mut().counters;
                 let index = counters.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
@@ -180,6 +180,12 @@ pub(super) fn define(linker: &mut Linker<Proxy>) -> Result<()> {
         call(&mut guest, "proxy_increment_metric", |guest| {
             let (_, count) = guest.data_mut().counters.get_mut(id as usize).ok_or(NOT_FOUND)?;
             *count += u64::try_from(by).map_err(|_| BAD_ARGUMENT)?;
+            Ok(())
+        })
+    })?;
+    linker.func_wrap("env", "proxy_record_metric", |mut guest: Guest<'_>, id: u32, value: u64| {
+        call(&mut guest, "proxy_record_metric", |guest| {
+            guest.data_mut().counters.get_mut(id as usize).ok_or(NOT_FOUND)?.1 = value;
             Ok(())
         })
     })?;
@@ -318,3 +324,4 @@ const UPSTREAM_DATA: u32 = 3;
 const PLUGIN_CONFIGURATION: u32 = 7;
 const DOWNSTREAM: u32 = 2;
 const COUNTER: u32 = 0;
+const GAUGE: u32 = 1;

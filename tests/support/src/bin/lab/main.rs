@@ -1,9 +1,11 @@
-//! `lab`: Envoy with the filter and a RabbitMQ, started together to be used (`run`) or shown (`demo`).
+//! `lab`: Envoy with the filter and a RabbitMQ, started together to be used (`run`, and `swap` meanwhile) or shown (`demo`).
 //! `build.sh` is the door to it.
 #![allow(clippy::disallowed_types, reason = "a native program")]
 
 mod demo;
 mod run;
+mod state;
+mod swap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Serve MQTT on 127.0.0.1 until Ctrl-C, in front of a broker of yours or a private one.
     Run(run::Arguments),
+    /// Give new connections of a running `run` another build or configuration.
+    Swap(swap::Arguments),
     /// Send messages both ways between MQTT and AMQP clients, print what went over which protocol.
     Demo,
     /// Compare the throughput of MQTT endpoints: Leveret's and RabbitMQ's own, unless others are given.
@@ -35,6 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Swap(arguments) => swap::swap(&arguments),
         Command::Demo => demo::run(),
         Command::Load(options) => support::load::run(&options),
         Command::Chaos(options) => {

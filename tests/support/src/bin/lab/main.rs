@@ -30,6 +30,8 @@ enum Command {
     Swap(swap::Arguments),
     /// Send messages both ways between MQTT and AMQP clients, print what went over which protocol.
     Demo,
+    /// Swap modules and configurations under load, good ones and bad ones; then count connections and messages.
+    Swaptest(support::swap::storm::Options),
     /// Compare the throughput of MQTT endpoints: Leveret's and RabbitMQ's own, unless others are given.
     Load(support::load::Options),
     /// Kill clients, Envoys and the broker at random; then count messages, wills, sessions and queues.
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Swap(arguments) => swap::swap(&arguments),
         Command::Demo => demo::run(),
+        Command::Swaptest(options) => swap::test(&options),
         Command::Load(options) => support::load::run(&options),
         Command::Chaos(options) => {
             folder("chaos").and_then(|folder| support::chaos::run(&options, folder.path()))

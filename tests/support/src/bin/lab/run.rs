@@ -81,14 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         concurrency: arguments.concurrency,
         ..envoy::Options::default()
     };
-    let envoy_folder = folder.path().join("envoy");
-    let filter = Discovered { file: envoy_folder.join("leveret-ecds.yaml"), admin: String::new(), log: None };
-    let (config, resources) = shipped.render_discovered(&filter.file)?;
-    filter.install(resources)?;
-    let mut envoy = Envoy::start(&envoy_folder, &config, &options)?;
+    let (mut envoy, filter) = Discovered::start(&folder.path().join("envoy"), &shipped, &options)?;
     let state = State {
         pid: std::process::id(),
-        admin: envoy.admin_address().to_owned(),
+        admin: filter.admin,
         ecds: filter.file,
         log: envoy.log_file().to_owned(),
     };

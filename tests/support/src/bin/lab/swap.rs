@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use support::envoy;
-use support::swap::{Change, Discovered};
+use support::rabbitmq::{self, Rabbitmq};
+use support::swap::{Change, Discovered, storm};
 
 use crate::state::State;
 
@@ -56,5 +57,12 @@ pub(crate) fn swap(arguments: &Arguments) -> Result<()> {
     for kept in filter.kept()? {
         println!("{kept}");
     }
+    Ok(())
+}
+
+pub(crate) fn test(options: &storm::Options) -> Result<()> {
+    let folder = crate::folder("swaptest")?;
+    let broker = Rabbitmq::start(&folder.path().join("broker"), &rabbitmq::Options::default())?;
+    println!("{}", storm::run(options, folder.path(), broker.amqp_address())?);
     Ok(())
 }

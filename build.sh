@@ -17,7 +17,7 @@ Usage: ./build.sh COMMAND
   build     the release module, target/leveret.wasm
   run       Envoy with the filter on 127.0.0.1:1883, in front of a private RabbitMQ or one of yours (run --help)
   swap      give new connections of a running `run` another build or configuration (swap --help)
-  leveret   the operator's command: check a configuration, import a RabbitMQ's (leveret --help)
+  leveret   the operator's command: check, explain, import (leveret --help)
   demo      start everything, send messages both ways between MQTT and AMQP, show them
   test      all tests, end-to-end included; arguments go to cargo test
   check     format, lints, docs, tests: what CI runs

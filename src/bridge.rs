@@ -43,6 +43,7 @@ use std::rc::Rc;
 use crate::config::{Config, ConnectMode};
 use crate::error::{Error, Limit, LoginRefusal, TimedOut};
 use crate::event::Event;
+use crate::metrics::{Measures, Metric};
 use crate::mqtt::{self, ConnectReturnCode};
 use crate::policy::{Attempt, Gate, Peer, Rights, Tenant};
 use crate::time::{Duration, Instant};
@@ -82,7 +83,12 @@ pub struct Bridge {
     rights: Option<Rights>,
     /// A password that the broker has not judged yet.
     attempt: Option<Attempt>,
+    /// From CONNECT on.
+    who: Option<Who>,
+    measures: Measures,
+    counted: Counted,
     throttle: Throttle,
+    started: Instant,
     state: State,
     timers: Timers,
     events: VecDeque<Event>,
@@ -117,6 +123,30 @@ pub struct Bridge {
     topic: String,
 }
 
+/// Who a client is, for log lines and the like. These are the client's own words, of one that is refused nothing but that.
+pub struct Who {
+    /// Its client id.
+    pub client_id: Box<str>,
+    /// Its user.
+    pub username: Box<str>,
+    /// Its virtual host; empty until it is admitted.
+    pub vhost: Box<str>,
+}
+
+impl Who {
+    /// All of it, with names.
+    pub fn facts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [("client_id", &*self.client_id), ("user", &*self.username), ("vhost", &*self.vhost)].into_iter()
+    }
+}
+
+/// What gauges say of this connection.
+#[derive(Default)]
+struct Counted {
+    is_connected: bool,
+    inflight: usize,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     AwaitConnect,
@@ -145,6 +175,10 @@ impl Bridge {
             tenant: Rc::clone(&config.policy.no_tenant),
             rights: None,
             attempt: None,
+            who: None,
+            measures: Measures::default(),
+            counted: Counted::default(),
+            started: now,
             throttle: Throttle::default(),
             state: State::AwaitConnect,
             timers: Timers::new(now, limits.login_timeout, config.heartbeat),
@@ -353,6 +387,21 @@ impl Bridge {
         self.events.pop_front()
     }
 
+    /// The next value for a metric of the client's tenant, see [`Bridge::tenant`].
+    pub fn poll_measure(&mut self) -> Option<(Metric, i64)> {
+        self.measures.take()
+    }
+
+    /// The name of the client's tenant; empty when it has none, or is not known yet.
+    pub fn tenant(&self) -> &str {
+        &self.tenant.name
+    }
+
+    /// Who the client is, from CONNECT on.
+    pub const fn who(&self) -> Option<&Who> {
+        self.who.as_ref()
+    }
+
     /// When [`Bridge::handle_timeout`] is to be called, and why. Any input may change it.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         let first =
@@ -477,6 +526,20 @@ impl Bridge {
     fn over(&mut self) {
         self.broker.abandon();
         self.state = State::Over;
+        if core::mem::take(&mut self.counted.is_connected) {
+            self.measures.add(Metric::Connections, -1);
+            if self.will.is_some() {
+                self.measures.add(Metric::WillsLeft, 1);
+            }
+        }
+        self.count_inflight(0);
+    }
+
+    fn count_inflight(&mut self, inflight: usize) {
+        let before = core::mem::replace(&mut self.counted.inflight, inflight);
+        if before != inflight {
+            self.measures.add(Metric::Inflight, inflight as i64 - before as i64);
+        }
     }
 
     fn check_client_output(&self) -> Result<(), Error> {
@@ -500,6 +563,9 @@ impl Bridge {
             self.probe();
         }
         self.broker.send_probe();
+        if self.state != State::Over {
+            self.count_inflight(self.publications.unconfirmed());
+        }
     }
 
     /// Makes the broker say something, and lets it answer the PINGREQs of until now.

@@ -4,7 +4,8 @@ use core::fmt;
 
 use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
 use crate::error::{Error, LoginRefusal};
-use crate::mqtt::ConnectReturnCode;
+use crate::metrics::Metric;
+use crate::mqtt::{self, ConnectReturnCode};
 use crate::policy::{Denial, Refusal};
 
 /// Something that happened on one connection.
@@ -50,99 +51,45 @@ pub enum Level {
 }
 
 impl Event {
-    /// Names of all counters, in the order of [`Event::counters`].
-    pub const COUNTERS: [&'static str; 57] = [
-        "leveret.connack.accepted",
-        "leveret.connack.unacceptable_protocol_version",
-        "leveret.connack.identifier_rejected",
-        "leveret.connack.server_unavailable",
-        "leveret.connack.bad_user_name_or_password",
-        "leveret.connack.not_authorized",
-        "leveret.closed.disconnect",
-        "leveret.closed.client_gone",
-        "leveret.closed.malformed",
-        "leveret.closed.misbehaved",
-        "leveret.closed.timed_out",
-        "leveret.closed.limit",
-        "leveret.closed.broker_closed",
-        "leveret.closed.broker_nack",
-        "leveret.closed.broker_malformed",
-        "leveret.closed.broker_misbehaved",
-        "leveret.closed.broker_gone",
-        "leveret.undeliverable",
-        "leveret.closed.taken_over",
-        "leveret.unauthorized",
-        "leveret.retained.kept",
-        "leveret.retained.cleared",
-        "leveret.retained.replayed",
-        "leveret.retained.unkept",
-        "leveret.closed.denied",
-        "leveret.refused.by.protocol",
-        "leveret.refused.by.broker",
-        "leveret.refused.by.no_tenant",
-        "leveret.refused.by.client_id_missing",
-        "leveret.refused.by.client_id_foreign",
-        "leveret.refused.by.client_id_pattern",
-        "leveret.refused.by.client_id_too_long",
-        "leveret.refused.by.credentials_missing",
-        "leveret.refused.by.credentials_unfit",
-        "leveret.refused.by.guessing",
-        "leveret.refused.by.unknown_user",
-        "leveret.refused.by.wrong_password",
-        "leveret.refused.by.unverifiable",
-        "leveret.refused.by.no_account",
-        "leveret.refused.by.not_loopback",
-        "leveret.refused.by.vhost_too_long",
-        "leveret.refused.by.vhost_foreign",
-        "leveret.refused.by.vhost_access",
-        "leveret.refused.by.will",
-        "leveret.refused.by.connections",
-        "leveret.denied.publish",
-        "leveret.denied.subscribe",
-        "leveret.denied.by.grant",
-        "leveret.denied.by.permission",
-        "leveret.denied.by.topic_permission",
-        "leveret.denied.by.queue_permission",
-        "leveret.denied.by.max_payload_size",
-        "leveret.denied.by.max_qos",
-        "leveret.denied.by.retain_allowed",
-        "leveret.denied.by.max_topic_levels",
-        "leveret.denied.by.max_subscriptions",
-        "leveret.closed.replaced",
-    ];
-
-    /// Indices into [`Event::COUNTERS`] of the counters to which this event adds one: what happened, and where policy was the
-    /// reason, which rule.
-    pub fn counters(self) -> impl Iterator<Item = usize> {
+    /// The counters to which this event adds one: what happened, and where there is a rule behind it, which.
+    pub fn metrics(self) -> impl Iterator<Item = Metric> {
+        use Metric as M;
         let (what, why) = match self {
-            Self::Accepted => (0, None),
-            Self::Refused(code, error) => (code as usize, Some(refusal(error))),
-            Self::Disconnected => (6, None),
-            Self::ClientGone => (7, None),
+            Self::Accepted => (M::ConnackAccepted, None),
+            Self::Refused(code, error) => (connack(code), Some(refusal(error))),
+            Self::Disconnected => (M::ClosedDisconnect, None),
+            Self::ClientGone => (M::ClosedClientGone, None),
             Self::Failed(error) => match error {
-                Error::Malformed(_) => (8, None),
-                Error::Misbehaved(_) | Error::Refused(_) => (9, None),
-                Error::TimedOut(_) => (10, None),
-                Error::Limit(_) => (11, None),
-                Error::Login(_) | Error::BrokerClosed { .. } | Error::QueueDeleted => (12, None),
-                Error::Nack => (13, None),
-                Error::BrokerMalformed(_) => (14, None),
-                Error::BrokerMisbehaved(_) => (15, None),
-                Error::BrokerGone | Error::BrokerSilent => (16, None),
-                Error::TakenOver => (18, None),
-                Error::Replaced => (56, None),
-                Error::Denied(denial) => (24, Some(number(denial))),
+                Error::Malformed(error) => (M::ClosedMalformed, Some(malformed(error))),
+                Error::Misbehaved(_) | Error::Refused(_) => (M::ClosedMisbehaved, None),
+                Error::TimedOut(_) => (M::ClosedTimedOut, None),
+                Error::Limit(_) => (M::ClosedLimit, None),
+                Error::Login(_) | Error::BrokerClosed { .. } | Error::QueueDeleted => {
+                    (M::ClosedBrokerClosed, None)
+                }
+                Error::Nack => (M::ClosedBrokerNack, None),
+                Error::BrokerMalformed(_) => (M::ClosedBrokerMalformed, None),
+                Error::BrokerMisbehaved(_) => (M::ClosedBrokerMisbehaved, None),
+                Error::BrokerGone | Error::BrokerSilent => (M::ClosedBrokerGone, None),
+                Error::TakenOver => (M::ClosedTakenOver, None),
+                Error::Replaced => (M::ClosedReplaced, None),
+                Error::Denied(denial) => (M::ClosedDenied, Some(rule(denial))),
             },
-            Self::Undeliverable => (17, None),
-            Self::Unauthorized => (19, None),
-            Self::Kept => (20, None),
-            Self::Cleared => (21, None),
-            Self::Replayed => (22, None),
-            Self::Unkept => (23, None),
-            Self::PublishDenied(denial) => (45, Some(number(denial))),
-            Self::SubscribeDenied(denial) => (46, Some(number(denial))),
+            Self::Undeliverable => (M::Undeliverable, None),
+            Self::Unauthorized => (M::Unauthorized, None),
+            Self::PublishDenied(denial) => (M::DeniedPublish, Some(rule(denial))),
+            Self::SubscribeDenied(denial) => (M::DeniedSubscribe, Some(rule(denial))),
+            Self::Kept => (M::RetainedKept, None),
+            Self::Cleared => (M::RetainedCleared, None),
+            Self::Replayed => (M::RetainedReplayed, None),
+            Self::Unkept => (M::RetainedUnkept, None),
         };
         [Some(what), why].into_iter().flatten()
+    }
+
+    /// Whether it says why a connection ends.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Refused(..) | Self::Disconnected | Self::ClientGone | Self::Failed(_))
     }
 
     /// The level of its log line.
@@ -208,52 +155,81 @@ impl fmt::Display for Event {
     }
 }
 
-/// Where the counters of policy's reasons start.
-const REFUSED: usize = 27;
-const DENIED: usize = 47;
+const fn connack(code: ConnectReturnCode) -> Metric {
+    match code {
+        ConnectReturnCode::Accepted => Metric::ConnackAccepted,
+        ConnectReturnCode::UnacceptableProtocolVersion => Metric::ConnackUnacceptableProtocolVersion,
+        ConnectReturnCode::IdentifierRejected => Metric::ConnackIdentifierRejected,
+        ConnectReturnCode::ServerUnavailable => Metric::ConnackServerUnavailable,
+        ConnectReturnCode::BadUserNameOrPassword => Metric::ConnackBadUserNameOrPassword,
+        ConnectReturnCode::NotAuthorized => Metric::ConnackNotAuthorized,
+    }
+}
 
 /// Why a CONNECT was refused.
-const fn refusal(error: Error) -> usize {
-    let Error::Refused(refusal) = error else {
-        return if matches!(error, Error::Malformed(_)) { 25 } else { 26 };
+const fn refusal(error: Error) -> Metric {
+    let refusal = match error {
+        Error::Refused(refusal) => refusal,
+        Error::Malformed(_) => return Metric::RefusedByProtocol,
+        _ => return Metric::RefusedByBroker,
     };
-    REFUSED
-        + match refusal {
-            Refusal::NoTenant => 0,
-            Refusal::ClientIdMissing => 1,
-            Refusal::ClientIdForeign => 2,
-            Refusal::ClientIdPattern => 3,
-            Refusal::ClientIdTooLong => 4,
-            Refusal::CredentialsMissing => 5,
-            Refusal::CredentialsUnfit => 6,
-            Refusal::Guessing => 7,
-            Refusal::UnknownUser => 8,
-            Refusal::WrongPassword => 9,
-            Refusal::Unverifiable => 10,
-            Refusal::NoAccount => 11,
-            Refusal::NotLoopback => 12,
-            Refusal::VhostTooLong => 13,
-            Refusal::VhostForeign => 14,
-            Refusal::VhostAccess => 15,
-            Refusal::Will(_) => 16,
-            Refusal::Connections => 17,
-        }
+    match refusal {
+        Refusal::NoTenant => Metric::RefusedByNoTenant,
+        Refusal::ClientIdMissing => Metric::RefusedByClientIdMissing,
+        Refusal::ClientIdForeign => Metric::RefusedByClientIdForeign,
+        Refusal::ClientIdPattern => Metric::RefusedByClientIdPattern,
+        Refusal::ClientIdTooLong => Metric::RefusedByClientIdTooLong,
+        Refusal::CredentialsMissing => Metric::RefusedByCredentialsMissing,
+        Refusal::CredentialsUnfit => Metric::RefusedByCredentialsUnfit,
+        Refusal::Guessing => Metric::RefusedByGuessing,
+        Refusal::UnknownUser => Metric::RefusedByUnknownUser,
+        Refusal::WrongPassword => Metric::RefusedByWrongPassword,
+        Refusal::Unverifiable => Metric::RefusedByUnverifiable,
+        Refusal::NoAccount => Metric::RefusedByNoAccount,
+        Refusal::NotLoopback => Metric::RefusedByNotLoopback,
+        Refusal::VhostTooLong => Metric::RefusedByVhostTooLong,
+        Refusal::VhostForeign => Metric::RefusedByVhostForeign,
+        Refusal::VhostAccess => Metric::RefusedByVhostAccess,
+        Refusal::Will(_) => Metric::RefusedByWill,
+        Refusal::Connections => Metric::RefusedByConnections,
+    }
 }
 
 /// Which rule denied.
-const fn number(denial: Denial) -> usize {
-    DENIED
-        + match denial {
-            Denial::Grant(_) => 0,
-            Denial::Permission => 1,
-            Denial::TopicPermission => 2,
-            Denial::QueuePermission => 3,
-            Denial::PayloadSize => 4,
-            Denial::QoS => 5,
-            Denial::Retain => 6,
-            Denial::TopicLevels => 7,
-            Denial::Subscriptions => 8,
-        }
+const fn rule(denial: Denial) -> Metric {
+    match denial {
+        Denial::Grant(_) => Metric::DeniedByGrant,
+        Denial::Permission => Metric::DeniedByPermission,
+        Denial::TopicPermission => Metric::DeniedByTopicPermission,
+        Denial::QueuePermission => Metric::DeniedByQueuePermission,
+        Denial::PayloadSize => Metric::DeniedByMaxPayloadSize,
+        Denial::QoS => Metric::DeniedByMaxQos,
+        Denial::Retain => Metric::DeniedByRetainAllowed,
+        Denial::TopicLevels => Metric::DeniedByMaxTopicLevels,
+        Denial::Subscriptions => Metric::DeniedByMaxSubscriptions,
+    }
+}
+
+const fn malformed(error: mqtt::DecodeError) -> Metric {
+    match error {
+        mqtt::DecodeError::PacketType => Metric::MalformedPacketType,
+        mqtt::DecodeError::Flags => Metric::MalformedFlags,
+        mqtt::DecodeError::RemainingLength => Metric::MalformedRemainingLength,
+        mqtt::DecodeError::Length => Metric::MalformedLength,
+        mqtt::DecodeError::QoS => Metric::MalformedQos,
+        mqtt::DecodeError::Dup => Metric::MalformedDup,
+        mqtt::DecodeError::PacketId => Metric::MalformedPacketId,
+        mqtt::DecodeError::Utf8 => Metric::MalformedUtf8,
+        mqtt::DecodeError::TopicName => Metric::MalformedTopicName,
+        mqtt::DecodeError::TopicTooLong => Metric::MalformedTopicTooLong,
+        mqtt::DecodeError::NoFilter => Metric::MalformedNoFilter,
+        mqtt::DecodeError::ProtocolName => Metric::MalformedProtocolName,
+        mqtt::DecodeError::ProtocolLevel => Metric::MalformedProtocolLevel,
+        mqtt::DecodeError::ReservedFlag => Metric::MalformedReservedFlag,
+        mqtt::DecodeError::WillFlags => Metric::MalformedWillFlags,
+        mqtt::DecodeError::PasswordWithoutUsername => Metric::MalformedPasswordWithoutUsername,
+        mqtt::DecodeError::PacketTooLarge => Metric::MalformedPacketTooLarge,
+    }
 }
 
 #[cfg(test)]
@@ -263,35 +239,20 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_own_counter() {
-        let names = |event: Event| event.counters().map(|at| Event::COUNTERS[at]).collect::<Vec<_>>();
+        let names = |event: Event| event.metrics().map(Metric::name).collect::<Vec<_>>();
         let refused = |refusal: Refusal| {
             let error = Error::Refused(refusal);
             names(Event::Refused(refusal.return_code(), error))
         };
-        assert_eq!(
-            refused(Refusal::NoTenant),
-            ["leveret.connack.not_authorized", "leveret.refused.by.no_tenant"]
-        );
-        assert_eq!(
-            refused(Refusal::Connections),
-            ["leveret.connack.not_authorized", "leveret.refused.by.connections"]
-        );
-        assert_eq!(
-            refused(Refusal::Guessing),
-            ["leveret.connack.bad_user_name_or_password", "leveret.refused.by.guessing"]
-        );
+        assert_eq!(refused(Refusal::NoTenant), ["connack.not_authorized", "refused.by.no_tenant"]);
+        assert_eq!(refused(Refusal::Connections), ["connack.not_authorized", "refused.by.connections"]);
+        assert_eq!(refused(Refusal::Guessing), ["connack.bad_user_name_or_password", "refused.by.guessing"]);
         let denied = Error::Denied(Denial::Subscriptions);
-        assert_eq!(
-            names(Event::Failed(denied)),
-            ["leveret.closed.denied", "leveret.denied.by.max_subscriptions"]
-        );
-        assert_eq!(
-            names(Event::PublishDenied(Denial::QoS)),
-            ["leveret.denied.publish", "leveret.denied.by.max_qos"]
-        );
+        assert_eq!(names(Event::Failed(denied)), ["closed.denied", "denied.by.max_subscriptions"]);
+        assert_eq!(names(Event::PublishDenied(Denial::QoS)), ["denied.publish", "denied.by.max_qos"]);
         assert_eq!(
             names(Event::SubscribeDenied(Denial::Grant(Decision::NotAllowed))),
-            ["leveret.denied.subscribe", "leveret.denied.by.grant"]
+            ["denied.subscribe", "denied.by.grant"]
         );
     }
 }

@@ -1,8 +1,15 @@
 //! The command as an operator runs it: the built binary, over files.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail anywhere, in its own helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail anywhere, in its own helpers too"
+)]
 
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/explain.rs"]
+mod explain;
 #[path = "cli/import.rs"]
 mod import;
 
@@ -52,14 +59,24 @@ fn help_teaches_and_usage_is_exit_code_2() {
     for (arguments, says) in [
         (&["--help"][..], "Exit codes"),
         (&["check", "--help"], "leveret check envoy.yaml"),
+        (&["explain", "--help"], "Exit codes: 0 permitted, 3 denied or refused"),
         (&["import", "--help"], "rabbitmqctl export_definitions"),
     ] {
         let ran = leveret(arguments);
         assert!(ran.code == Some(0) && ran.out.contains(says), "{arguments:?}: {}", ran.out);
     }
-    for arguments in
-        [&[][..], &["check"], &["import"], &["import", "--conf", "a", "--broker", "b"], &["no-such"]]
-    {
+    for arguments in [
+        &[][..],
+        &["check"],
+        &["explain"],
+        &["explain", "a", "--password", "whose"],
+        &["explain", "a", "--clean-session", "--persistent"],
+        &["explain", "a", "publish", "a/+"],
+        &["explain", "a", "subscribe", "a", "--qos", "3"],
+        &["import"],
+        &["import", "--conf", "a", "--broker", "b"],
+        &["no-such"],
+    ] {
         assert_eq!(leveret(arguments).code, Some(2), "{arguments:?}");
     }
 }

@@ -6,13 +6,14 @@ use super::broker::Notice;
 use super::channel::Role;
 use super::inflight::Confirmed;
 use super::queues::Level;
-use super::session::{Refused, Step};
+use super::session::{Refused, Session, Step};
 use super::subscribe::Answer;
 use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
 use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
+use crate::metrics::Metric;
 use crate::mqtt::encode::{self, Delivery, PublishHead};
 use crate::mqtt::{ConnectReturnCode, QoS};
 use crate::policy::OnUnauthorized;
@@ -121,11 +122,15 @@ impl Bridge {
                 }
                 Notice::Confirmed { number, multiple, .. } => {
                     let (client, keeper) = (&mut self.client, &mut self.keeper);
+                    let measures = &mut self.measures;
                     self.publications
-                        .confirm(number, multiple, |confirmed| match (confirmed, &mut *keeper) {
-                            (Confirmed::Owed(receipt), _) => client.receipt(receipt),
-                            (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
-                            (Confirmed::Keep(..), None) => {}
+                        .confirm(number, multiple, |confirmed, sent| {
+                            measures.add(Metric::ConfirmTimeUs, micros(now, sent));
+                            match (confirmed, &mut *keeper) {
+                                (Confirmed::Owed(receipt), _) => client.receipt(receipt),
+                                (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
+                                (Confirmed::Keep(..), None) => {}
+                            }
                         })
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                     self.keep_on(None);
@@ -139,10 +144,7 @@ impl Bridge {
                         replayer.overtaken.arriving(routing_key);
                     }
                     let level = session.level(queue);
-                    // What a session was let subscribe to earlier may not be its client's any more.
-                    let is_permitted = !session.is_present()
-                        || self.rights.as_ref().is_none_or(|rights| rights.receives(routing_key));
-                    let is_wanted = is_permitted && session.wants(queue, routing_key);
+                    let is_wanted = self.may_receive(routing_key) && session.wants(queue, routing_key);
                     let is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
                     self.arriving = Arriving::Announced {
                         level,
@@ -175,6 +177,9 @@ impl Bridge {
         self.client.connack(session.is_present(), ConnectReturnCode::Accepted);
         session.start();
         self.events.push_back(Event::Accepted);
+        self.measures.add(Metric::ConnectTimeUs, micros(now, self.started));
+        self.measures.add(Metric::Connections, 1);
+        self.counted.is_connected = true;
         if let Some(attempt) = self.attempt.take() {
             self.gate.succeeded(now, &attempt);
         }
@@ -182,6 +187,7 @@ impl Bridge {
         // The keep-alive starts to count when the client may know that it does.
         self.timers.client_heard(now);
         if self.will.is_some() {
+            self.measures.add(Metric::WillsHeld, 1);
             self.timers.will_at(now + self.config.will_refresh);
         }
         self.ask_steps();
@@ -241,7 +247,8 @@ impl Bridge {
         }
         if let Some(routing_key) = retained {
             is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-            is_wanted = self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
+            is_wanted = self.may_receive(routing_key)
+                && self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
         }
         if !is_wanted {
             self.pass_over(level, delivery_tag);
@@ -270,6 +277,12 @@ impl Bridge {
         let payload_len = header.body_size as u32;
         let retain = retained.is_some();
         self.client.publish(PublishHead { delivery, retain, topic: &self.topic, payload_len });
+        let (messages, bytes) = match has_packet_id {
+            true => (Metric::MessagesDeliveredQos1, Metric::BytesDeliveredQos1),
+            false => (Metric::MessagesDeliveredQos0, Metric::BytesDeliveredQos0),
+        };
+        self.measures.add(messages, 1);
+        self.measures.add(bytes, header.body_size as i64);
         if retain {
             self.events.push_back(Event::Replayed);
         }
@@ -278,6 +291,12 @@ impl Bridge {
             self.broker.acknowledge(Role::Consume, delivery_tag);
         }
         Ok(())
+    }
+
+    /// What a session was let subscribe to earlier may not be its client's any more.
+    fn may_receive(&self, routing_key: &[u8]) -> bool {
+        let is_present = self.session.as_ref().is_some_and(Session::is_present);
+        !is_present || self.rights.as_ref().is_none_or(|rights| rights.receives(routing_key))
     }
 
     fn pass_over(&mut self, level: Level, delivery_tag: u64) {
@@ -308,6 +327,10 @@ impl Bridge {
             }
         }
     }
+}
+
+fn micros(now: Instant, since: Instant) -> i64 {
+    (now.as_nanos().saturating_sub(since.as_nanos()) / 1000) as i64
 }
 
 /// What a message was published at: its header tells where RabbitMQ's MQTT plugin or we sent it to a broker before 3.13,

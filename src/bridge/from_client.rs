@@ -12,14 +12,18 @@ use super::session::Session;
 use super::subscribe::{Filter, Subscriptions};
 use super::throttle::Throttle;
 use super::will::Will;
-use super::{Bridge, State};
+use super::{Bridge, State, Who};
 use crate::amqp::{Address, ClientMethod, MqttHeaders, Properties, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
+use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
 use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::topic;
+
+/// Bytes of a user name that the broker is shown.
+const MAX_SHOWN: usize = 64;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -53,7 +57,20 @@ impl Bridge {
             true => 0,
             false => self.publications.unconfirmed(),
         };
+        if self.client_ended {
+            self.throttle.end_within(now, self.patience());
+        }
         self.throttle.holds(now, inflight)
+    }
+
+    /// For how long the broker may hear nothing of a client that has ended, see [`Bridge::take_broker_output`]: neither does the login
+    /// time out by then nor is a heartbeat missed.
+    fn patience(&self) -> Duration {
+        let login = self.config.limits.login_timeout / 2;
+        match self.config.heartbeat {
+            0 => login,
+            seconds => login.min(Duration::from_secs(seconds.into())),
+        }
     }
 
     /// Whether the broker has confirmed enough.
@@ -90,18 +107,28 @@ impl Bridge {
     }
 
     fn connect(&mut self, now: Instant, connect: &Connect<'_>) -> Result<(), Error> {
+        let (said_id, said_user) = (connect.client_id, connect.username.unwrap_or_default());
+        self.who = Some(Who { client_id: said_id.into(), username: said_user.into(), vhost: "".into() });
         let admission = self.gate.admit(now, &self.peer, connect, Verification::Password);
         let admission = admission.map_err(Error::Refused)?;
         self.decoder.set_version(connect.version, self.config.limits.max_packet_size_authenticated);
         self.timers.keep_alive(connect.keep_alive);
         let address = self.peer.address.map(|address| address.to_string()).unwrap_or_default();
+        // The user where the broker would not see it; only to look at, and the whole has to fit the broker's first frame.
+        let user = if admission.username == admission.broker_user { "" } else { &*admission.username };
+        let properties: Vec<(&str, &[u8])> = [
+            ("client_id", admission.client_id.as_bytes()),
+            ("mqtt_version", connect.version.label().as_bytes()),
+            ("mqtt_peer", address.as_bytes()),
+            ("mqtt_user", user.as_bytes().get(..user.len().min(MAX_SHOWN)).unwrap_or_default()),
+            ("mqtt_tenant", admission.tenant.name.as_bytes()),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
         let start_ok = ClientMethod::StartOk {
             connection_name: admission.client_id.as_bytes(),
-            properties: &[
-                ("client_id", admission.client_id.as_bytes()),
-                ("mqtt_version", connect.version.label().as_bytes()),
-                ("mqtt_peer", address.as_bytes()),
-            ],
+            properties: &properties,
             username: admission.broker_user.as_bytes(),
             password: admission.broker_pass.expose(),
         };
@@ -128,7 +155,9 @@ impl Bridge {
             self.keeper = Some(Keeper::new(Rc::clone(&names)));
             self.replayer = Some(Replayer::new(names, admission.queues.answers.clone()));
         }
-        let Admission { queues, has_own_id, rights, seat, attempt, .. } = admission;
+        let Admission { client_id, username, vhost, queues, has_own_id, rights, seat, attempt, .. } =
+            admission;
+        self.who = Some(Who { client_id, username, vhost: vhost.as_str().into() });
         self.rights = Some(rights);
         self.attempt = attempt;
         self.throttle = Throttle::new(&self.tenant.quota, seat);
@@ -142,6 +171,9 @@ impl Bridge {
         if let Some(will) = self.will.take() {
             // A login that comes to nothing ends without a goodbye.
             let ends_at_once = self.client_ended || self.state == State::LoggingIn;
+            if self.counted.is_connected {
+                self.measures.add(Metric::WillsWithdrawn, 1);
+            }
             will.withdraw(&mut self.broker, ends_at_once);
         }
     }
@@ -171,14 +203,14 @@ impl Bridge {
         let role = match publish.packet_id {
             // It is kept once the broker has taken it, so once its topic is permitted.
             None if is_retained => {
-                self.publications.arrive_unacknowledged(topic);
+                self.publications.arrive_unacknowledged(topic, now);
                 Role::Confirm
             }
             None => {
                 self.published_at = Some(now);
                 Role::Publish
             }
-            Some(id) => match self.publications.arrive(id, publish.qos, topic) {
+            Some(id) => match self.publications.arrive(id, publish.qos, topic, now) {
                 Arrival::New => Role::Confirm,
                 // Published once per packet id: the payload that follows has nowhere to go.
                 Arrival::Pending => return Ok(()),
@@ -188,6 +220,13 @@ impl Bridge {
                 }
             },
         };
+        let (messages, bytes) = match publish.qos {
+            QoS::AtMostOnce => (Metric::MessagesPublishedQos0, Metric::BytesPublishedQos0),
+            QoS::AtLeastOnce => (Metric::MessagesPublishedQos1, Metric::BytesPublishedQos1),
+            QoS::ExactlyOnce => (Metric::MessagesPublishedQos2, Metric::BytesPublishedQos2),
+        };
+        self.measures.add(messages, 1);
+        self.measures.add(bytes, publish.payload_len.into());
         let mqtt_headers = MqttHeaders { publish_qos: publish.qos as i8, dup: publish.dup };
         let properties = Properties {
             persistent: publish.qos > QoS::AtMostOnce,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::retained::Retained;
 use crate::mqtt::{PacketId, QoS};
+use crate::time::Instant;
 
 /// Publishes of the client at QoS 1 and 2, and of messages to be retained, that are not finished.
 ///
@@ -23,6 +24,7 @@ struct Unconfirmed {
     id: Option<PacketId>,
     /// A hash of its routing key, where that may come to matter.
     topic: u64,
+    sent: Instant,
     /// What is to be kept of it, before the client hears that it is taken.
     retained: Option<Retained>,
 }
@@ -67,22 +69,27 @@ pub(super) enum Confirmed {
 
 impl Publications {
     /// A PUBLISH arrives; `Arrival::New` takes the next confirm number.
-    pub(super) fn arrive(&mut self, id: PacketId, qos: QoS, topic: u64) -> Arrival {
+    pub(super) fn arrive(&mut self, id: PacketId, qos: QoS, topic: u64, now: Instant) -> Arrival {
         match self.by_id.get(&id) {
             Some(Stage::Puback | Stage::Pubrec | Stage::Released) => Arrival::Pending,
             Some(Stage::Received) if qos == QoS::ExactlyOnce => Arrival::Stored,
             // A client that gives up a QoS 2 exchange for a new message: let it.
             Some(Stage::Received) | None => {
                 self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
-                self.unconfirmed.push_back(Some(Unconfirmed { id: Some(id), topic, retained: None }));
+                self.unconfirmed.push_back(Some(Unconfirmed {
+                    id: Some(id),
+                    topic,
+                    sent: now,
+                    retained: None,
+                }));
                 Arrival::New
             }
         }
     }
 
     /// A PUBLISH at QoS 0 that is confirmed to us alone takes the next confirm number.
-    pub(super) fn arrive_unacknowledged(&mut self, topic: u64) {
-        self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, retained: None }));
+    pub(super) fn arrive_unacknowledged(&mut self, topic: u64, now: Instant) {
+        self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, sent: now, retained: None }));
     }
 
     /// How many wait for the broker's confirm, those that were overtaken included.
@@ -120,12 +127,13 @@ impl Publications {
         true
     }
 
-    /// The broker confirms publish `number`, or all up to it; `None` when it never had such a one.
+    /// The broker confirms publish `number`, or all up to it; each is told with the time when it came. `None` when there never was
+    /// such a one.
     pub(super) fn confirm(
         &mut self,
         number: u64,
         multiple: bool,
-        mut confirmed: impl FnMut(Confirmed),
+        mut confirmed: impl FnMut(Confirmed, Instant),
     ) -> Option<()> {
         let index = usize::try_from(number.checked_sub(self.confirmed)?.checked_sub(1)?).ok()?;
         if index >= self.unconfirmed.len() {
@@ -134,12 +142,12 @@ impl Publications {
         let first = if multiple { 0 } else { index };
         for slot in self.unconfirmed.range_mut(first..=index) {
             match slot.take() {
-                Some(Unconfirmed { id, retained: Some(message), .. }) => {
-                    confirmed(Confirmed::Keep(message, id));
+                Some(Unconfirmed { id, sent, retained: Some(message), .. }) => {
+                    confirmed(Confirmed::Keep(message, id), sent);
                 }
-                Some(Unconfirmed { id: Some(id), retained: None, .. }) => {
+                Some(Unconfirmed { id: Some(id), sent, retained: None, .. }) => {
                     if let Some(receipt) = confirm_one(&mut self.by_id, id) {
-                        confirmed(Confirmed::Owed(receipt));
+                        confirmed(Confirmed::Owed(receipt), sent);
                     }
                 }
                 Some(Unconfirmed { id: None, retained: None, .. }) | None => {}
@@ -230,7 +238,7 @@ mod tests {
 
     fn confirm(p: &mut Publications, number: u64, multiple: bool) -> Option<Vec<Receipt>> {
         let mut receipts = Vec::new();
-        p.confirm(number, multiple, |confirmed| match confirmed {
+        p.confirm(number, multiple, |confirmed, _| match confirmed {
             Confirmed::Owed(receipt) => receipts.push(receipt),
             Confirmed::Keep(..) => panic!("nothing was to be kept"),
         })
@@ -241,7 +249,7 @@ mod tests {
     fn confirms_come_one_by_one_in_any_order_and_in_bulk() {
         let mut p = Publications::default();
         for n in 1..=5 {
-            assert_eq!(p.arrive(id(n * 10), QoS::AtLeastOnce, 0), Arrival::New);
+            assert_eq!(p.arrive(id(n * 10), QoS::AtLeastOnce, 0, Instant::ZERO), Arrival::New);
         }
         assert_eq!(confirm(&mut p, 2, false), Some(vec![Receipt::Puback(id(20))]));
         assert_eq!(confirm(&mut p, 3, true), Some(vec![Receipt::Puback(id(10)), Receipt::Puback(id(30))]));
@@ -253,22 +261,22 @@ mod tests {
     #[test]
     fn a_qos_2_message_is_published_once_until_it_is_released() {
         let mut p = Publications::default();
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::New);
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::Pending);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Pending);
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(7))]));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::Stored);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Stored);
         assert!(p.release(id(7)));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
     }
 
     #[test]
     fn a_release_ahead_of_the_confirm_puts_pubcomp_in_pubrec_s_place() {
         let mut p = Publications::default();
-        p.arrive(id(7), QoS::ExactlyOnce, 0);
+        p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO);
         assert!(!p.release(id(7)));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::Pending);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Pending);
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubcomp(id(7))]));
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! holds the client up and memory stays as it is.
 
 use crate::policy::{Meter, Quota, Seat};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// The brake of one connection. Its host is told by `Bridge::is_holding`.
 #[derive(Default)]
@@ -15,6 +15,8 @@ pub(super) struct Throttle {
     /// The client's place in its tenant, from CONNECT on.
     seat: Option<Seat>,
     hold: Option<Hold>,
+    /// A client that has ended is not held up from then on.
+    last: Option<Instant>,
 }
 
 /// Until when a client is not read from.
@@ -33,7 +35,13 @@ impl Throttle {
             max_inflight: quota.max_inflight.map(usize::from),
             seat: Some(seat),
             hold: None,
+            last: None,
         }
+    }
+
+    /// The client has ended: what it still has to say is to be heard before long.
+    pub(super) fn end_within(&mut self, now: Instant, patience: Duration) {
+        self.last.get_or_insert(now + patience);
     }
 
     /// A PUBLISH is read.
@@ -60,8 +68,10 @@ impl Throttle {
     pub(super) fn holds(&mut self, now: Instant, inflight: usize) -> bool {
         let own = |meter: &Option<Meter>| meter.as_ref().and_then(|meter| meter.wait(now));
         let tenant = self.seat.as_ref().and_then(Seat::wait);
-        self.hold = match own(&self.messages).max(own(&self.bytes)).max(tenant) {
-            Some(wait) => Some(Hold::Until(now + wait)),
+        let until = own(&self.messages).max(own(&self.bytes)).max(tenant).map(|wait| now + wait);
+        let until = until.map(|until| self.last.map_or(until, |last| until.min(last)));
+        self.hold = match until.filter(|until| *until > now) {
+            Some(until) => Some(Hold::Until(until)),
             None => (!self.has_room(inflight)).then_some(Hold::Confirm),
         };
         self.hold.is_some()

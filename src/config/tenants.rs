@@ -57,11 +57,13 @@ impl Terms {
             Some(keys) => lists::grants(keys, self.topic_mapping).map(Rc::new),
             None => Ok(base),
         };
+        let (allow_anonymous, anonymous) = anonymous(keys, &base)?;
         Ok(Tenant {
             exchange: short(keys, "exchange")?.unwrap_or(base.exchange),
             queue_prefix: keys.text("queue_prefix")?.map_or(base.queue_prefix, Box::from),
             cluster: cluster(keys, "cluster")?.or(base.cluster),
-            anonymous: anonymous(keys, base.anonymous)?,
+            allow_anonymous,
+            anonymous,
             loopback_users: match keys.list("loopback_users")? {
                 Some(list) => {
                     let users = list.into_iter().map(|user| user.text().map(String::into_boxed_str));
@@ -125,7 +127,8 @@ pub(super) fn default_terms(index: usize) -> Tenant {
         exchange: ShortText::literal("amq.topic"),
         queue_prefix: Box::default(),
         cluster: None,
-        anonymous: Some(Rc::new(guest())),
+        allow_anonymous: true,
+        anonymous: Rc::new(Credentials { username: "guest".into(), password: Secret::new(b"guest") }),
         loopback_users: Rc::new(BTreeSet::from(["guest".into()])),
         ssl_cert_login: false,
         users: None,
@@ -142,13 +145,10 @@ pub(super) fn default_terms(index: usize) -> Tenant {
     }
 }
 
-fn guest() -> Credentials {
-    Credentials { username: "guest".into(), password: Secret::new(b"guest") }
-}
-
 fn is_name(name: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(is_letter)
+    // `none` is where metrics of clients without a tenant are.
+    !name.is_empty() && name != "none" && name.len() <= MAX_NAME && name.bytes().all(is_letter)
 }
 
 fn matching(mut keys: Keys<'_>) -> Result<Match> {
@@ -183,24 +183,23 @@ fn matching(mut keys: Keys<'_>) -> Result<Match> {
     Ok(matching)
 }
 
-fn anonymous(keys: &mut Keys<'_>, base: Option<Rc<Credentials>>) -> Result<Option<Rc<Credentials>>> {
-    let is_allowed = keys.flag("allow_anonymous")?.unwrap_or(base.is_some());
+/// Whether there may be clients without credentials, and who they are.
+fn anonymous(keys: &mut Keys<'_>, base: &Tenant) -> Result<(bool, Rc<Credentials>)> {
+    let is_allowed = keys.flag("allow_anonymous")?.unwrap_or(base.allow_anonymous);
     let (user, pass) = (keys.text("default_user")?, keys.text("default_pass")?);
-    if !is_allowed {
-        return Ok(None);
-    }
-    let base = base.unwrap_or_else(|| Rc::new(guest()));
-    if user.as_ref().is_some_and(String::is_empty) {
+    let who = match (user, pass) {
+        (None, None) => Rc::clone(&base.anonymous),
+        (user, pass) => Rc::new(Credentials {
+            username: user.map_or_else(|| base.anonymous.username.clone(), Box::from),
+            password: pass
+                .map_or_else(|| base.anonymous.password.clone(), |pass| Secret::new(pass.as_bytes())),
+        }),
+    };
+    if is_allowed && who.username.is_empty() {
         let expected = "expected a user name, since allow_anonymous is true";
         return Err(ConfigError::new(keys.path("default_user"), expected));
     }
-    if user.is_none() && pass.is_none() {
-        return Ok(Some(base));
-    }
-    Ok(Some(Rc::new(Credentials {
-        username: user.map_or_else(|| base.username.clone(), Box::from),
-        password: pass.map_or_else(|| base.password.clone(), |pass| Secret::new(pass.as_bytes())),
-    })))
+    Ok((is_allowed, who))
 }
 
 fn account(keys: &mut Keys<'_>) -> Result<Option<Rc<Credentials>>> {

@@ -123,7 +123,10 @@ impl Gate {
         let policy = &*self.policy;
         let certificate_name = peer.certificate.as_ref().and_then(|it| it.name(policy.login_from));
         let tenant = self.tenant(peer, connect, certificate_name.as_deref()).ok_or(Refusal::NoTenant)?;
-        let client_id = self.client_id(peer, connect)?;
+        let own_id = self.client_id(peer, connect)?;
+        let has_own_id = own_id.is_some();
+        let client_id =
+            own_id.unwrap_or_else(|| URL_SAFE_NO_PAD.encode(peer.nonce.to_be_bytes()).into_boxed_str());
         let identity =
             self.identity(now, peer, connect, tenant, certificate_name.as_deref(), verification)?;
         let Identity { username, broker_user, broker_pass, attempt, .. } = identity;
@@ -175,8 +178,8 @@ impl Gate {
         self.check_will(connect, &rights)?;
         let seat = self.take_seat(tenant).ok_or(Refusal::Connections)?;
         Ok(Admission {
-            has_own_id: !connect.client_id.is_empty(),
             client_id,
+            has_own_id,
             username: username.into(),
             broker_user: broker_user.into(),
             broker_pass,
@@ -191,7 +194,7 @@ impl Gate {
     }
 
     /// The first that fits; `None` when the client has to be one's and is not.
-    fn tenant(
+    pub fn tenant(
         &self,
         peer: &Peer,
         connect: &Connect<'_>,
@@ -210,15 +213,19 @@ impl Gate {
         tenant.or_else(|| (!policy.require_tenant).then_some(&policy.no_tenant))
     }
 
-    fn client_id(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Box<str>, Refusal> {
+    /// The client's own id or its certificate's; `None` when one is to be made for it.
+    ///
+    /// # Errors
+    /// When it has none, or may not have it.
+    pub fn client_id(&self, peer: &Peer, connect: &Connect<'_>) -> Result<Option<Box<str>>, Refusal> {
         let certificate = peer.certificate.as_ref();
         let name = self.policy.client_id_from.and_then(|from| certificate?.name(from));
         match (connect.client_id, name) {
-            ("", Some(name)) => Ok(name),
+            ("", Some(name)) => Ok(Some(name)),
             (id, Some(name)) if *id != *name => Err(Refusal::ClientIdForeign),
             ("", None) if !connect.clean_session => Err(Refusal::ClientIdMissing),
-            ("", None) => Ok(URL_SAFE_NO_PAD.encode(peer.nonce.to_be_bytes()).into()),
-            (id, _) => Ok(id.into()),
+            ("", None) => Ok(None),
+            (id, _) => Ok(Some(id.into())),
         }
     }
 
@@ -232,7 +239,7 @@ impl Gate {
         verification: Verification,
     ) -> Result<Identity<'a>, Refusal> {
         let policy = &*self.policy;
-        let anonymous = tenant.anonymous.as_deref();
+        let anonymous = tenant.allow_anonymous.then_some(&*tenant.anonymous);
         let (said, password) = match (connect.username, connect.password) {
             (Some(username), Some(password)) => (username, Some(password)),
             (None, None) => match (certificate_name.filter(|_| tenant.ssl_cert_login), anonymous) {

@@ -21,8 +21,8 @@ pub struct BrakeLimits {
     pub window: Duration,
 }
 
-/// A try to log in with a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A try to log in with a password. No `Debug`: its hashes are quick to compute, so they help to guess.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
     address: u64,
     user: u64,

@@ -88,6 +88,11 @@ impl Rights {
         }
     }
 
+    /// What variables stand for.
+    pub const fn values(&self) -> &Values {
+        &self.values
+    }
+
     /// Whether a message may be published, and by what.
     ///
     /// # Errors

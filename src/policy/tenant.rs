@@ -27,8 +27,10 @@ pub struct Tenant {
     pub queue_prefix: Box<str>,
     /// The upstream of its broker, in place of the default one.
     pub cluster: Option<Rc<str>>,
-    /// Who a client without credentials is; `None` when there is no such client.
-    pub anonymous: Option<Rc<Credentials>>,
+    /// Whether there may be clients without credentials.
+    pub allow_anonymous: bool,
+    /// Who such a client is.
+    pub anonymous: Rc<Credentials>,
     /// Users who may only come from a loopback address.
     pub loopback_users: Rc<BTreeSet<Box<str>>>,
     /// Whether a client without credentials is the user that its certificate names.

@@ -68,7 +68,7 @@ impl Values {
     }
 
     /// As one word of a key. `None` where it is none, so that nobody gets at another's topics by a client id such as `a/b` or `+`.
-    pub(super) fn word(&self, variable: Variable) -> Option<&[u8]> {
+    pub fn word(&self, variable: Variable) -> Option<&[u8]> {
         self.words.get(variable as usize)?.as_deref()
     }
 }

@@ -16,6 +16,15 @@ fn the_shipped_configurations_are_fine() {
 }
 
 #[test]
+fn every_file_to_copy_is_fine() {
+    for entry in fs::read_dir(root("envoy")).unwrap() {
+        let path = entry.unwrap().path().display().to_string();
+        let ran = leveret(&["check", &path]);
+        assert!(ran.code == Some(0) && ran.out.ends_with(": OK\n"), "{path}: {}{}", ran.out, ran.err);
+    }
+}
+
+#[test]
 fn the_wrong_key_is_named_with_its_file_and_filter() {
     let folder = tempfile::tempdir().unwrap();
     let lazy = fs::read_to_string(root("envoy/lazy.yaml")).unwrap();

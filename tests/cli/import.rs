@@ -38,6 +38,24 @@ fn every_key_ends_up_in_the_result_or_on_the_list() {
     }
 }
 
+/// What the core refuses in what is made has a remark of its own, which is for what is not thought of.
+#[test]
+fn the_core_takes_what_becomes_of_every_fixture() {
+    let confs = [None, Some("rabbitmq-3.10.conf"), Some("rabbitmq-4.3.conf")];
+    let definitions =
+        [None, Some("definitions.json"), Some("definitions-vhost.json"), Some("definitions-awkward.json")];
+    for (conf, definitions) in confs.iter().flat_map(|conf| definitions.map(|it| (*conf, it))) {
+        let option = |name: &str, of: Option<&str>| of.map(|of| [name.to_owned(), fixture(of)]);
+        let files = [option("--conf", conf), option("--definitions", definitions)];
+        let arguments: Vec<_> = files.into_iter().flatten().flatten().collect();
+        if arguments.is_empty() {
+            continue;
+        }
+        let json = import(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(!needs_attention(&json, "the result"), "{arguments:?}: {:#}", json["remarks"]);
+    }
+}
+
 /// What says only what is so anyway.
 fn is_rabbit_s(key: &str) -> bool {
     ["listeners.tcp.default", "auth_backends.1"].contains(&key)

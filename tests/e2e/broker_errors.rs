@@ -99,7 +99,7 @@ fn broker_error_that_closes_the_connection_at_any_request() -> Result<()> {
         let line = format!("closed: broker closed with {code}");
         assert!(envoy.log().contains(&line), "{line}");
     }
-    let closed = envoy.stat("wasmcustom.leveret.closed.broker_closed")?;
+    let closed = envoy.stat("wasmcustom.leveret.none.closed.broker_closed")?;
     assert_eq!(closed, 3 * codes.len() as u64);
     Ok(())
 }

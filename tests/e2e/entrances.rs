@@ -1,15 +1,13 @@
-//! Ways in: TLS with and without certificates, several listeners and filter chains, and from another machine.
+//! Ways in: TLS with and without certificates, several listeners and filter chains.
 
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use support::elsewhere::Elsewhere;
 use support::envoy::{Chain, Listener, Mode, Options, Shipped};
-use support::process::wait_until;
 use support::tls::{self, Attribute, Authority};
 
 use crate::mqtt::{Client, Connect, connack};
-use crate::world::{PATIENCE, broker, connection, folder, own_envoy_with, restricted_user, to};
+use crate::world::{broker, own_envoy_with, to};
 
 /// What is inside TLS, and around it, makes no difference to MQTT.
 #[test]
@@ -22,6 +20,7 @@ fn clients_are_served_at_every_entrance() -> Result<()> {
         name: name.to_owned(),
         server_names: server_names.iter().map(|&name| name.to_owned()).collect(),
         transport_socket: socket.clone(),
+        ..Chain::default()
     };
     let chains = vec![chain("all", &[]), chain("acme", &["*.acme.example"])];
     let shipped = Shipped {
@@ -62,34 +61,6 @@ fn clients_are_served_at_every_entrance() -> Result<()> {
     let answer = turned_away.send(&Connect::default().bytes()).and_then(|()| turned_away.packet());
     assert!(answer.is_err(), "{answer:02x?}");
     Ok(())
-}
-
-/// The broker is beside Envoy and lets `guest` in from there, so it is up to the filter to see where a client is.
-#[test]
-fn a_loopback_user_is_refused_from_another_machine() -> Result<()> {
-    let elsewhere = Elsewhere::new(&folder("elsewhere"))?;
-    let mqtt = SocketAddr::from((elsewhere.here(), 0));
-    let shipped = Shipped { mqtt, ..to(Mode::Lazy, broker().amqp_address()) };
-    let envoy = own_envoy_with("elsewhere", &shipped, &Options::default())?;
-    let address = envoy.address("mqtt")?;
-    elsewhere.run(|| {
-        let mut guest = Client::connect(address)?;
-        guest.send(&Connect { client_id: "guest-elsewhere", ..Connect::default() }.bytes())?;
-        assert_eq!(guest.rest()?, connack(5));
-        Ok(())
-    })?;
-
-    let user = restricted_user("elsewhere")?;
-    let other = Connect {
-        client_id: "user-elsewhere",
-        username: Some(user),
-        password: Some(user),
-        ..Connect::default()
-    };
-    let client = elsewhere.run(|| Client::login_as(address, &other))?;
-    assert_eq!(client.0.local_addr()?.ip(), elsewhere.there());
-    wait_until("its connection", PATIENCE, || connection("user-elsewhere"))?;
-    client.disconnect()
 }
 
 fn listener(name: &str, chains: Vec<Chain>) -> Listener {

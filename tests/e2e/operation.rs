@@ -63,7 +63,7 @@ fn a_client_that_does_not_log_in_is_closed_in_time() -> Result<()> {
         assert_eq!(client.rest()?, b"");
         assert!(start.elapsed() >= Duration::from_millis(500));
     }
-    envoy.stat_until("wasmcustom.leveret.closed.timed_out", PATIENCE, |closed| closed == 2)?;
+    envoy.stat_until("wasmcustom.leveret.none.closed.timed_out", PATIENCE, |closed| closed == 2)?;
     Ok(())
 }
 

@@ -150,5 +150,5 @@ fn publish_refused_among_others_holds_none_of_them_up() -> Result<()> {
 }
 
 fn unauthorized(envoy: &Envoy, times: u64) -> Result<u64> {
-    envoy.stat_until("wasmcustom.leveret.unauthorized", PATIENCE, |count| count == times)
+    envoy.stat_until("wasmcustom.leveret.none.unauthorized", PATIENCE, |count| count == times)
 }

@@ -52,7 +52,7 @@ fn a_client_that_is_refused_hears_why_and_the_operator_too() -> Result<()> {
 }
 
 fn check(envoy: &Envoy, prefix: &str, case: Case) -> Result<()> {
-    let counter = format!("wasmcustom.leveret.{}", case.counter);
+    let counter = format!("wasmcustom.leveret.none.{}", case.counter);
     let before = (envoy.stat(&counter)?, envoy.log().len());
     let address = envoy.address("mqtt")?;
     let mut client = if case.after_login {

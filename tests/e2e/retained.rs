@@ -290,7 +290,7 @@ fn what_is_too_large_is_routed_and_clears_what_was_kept() -> Result<()> {
     retain(&mut device, topic, &[b'x'; 101])?;
     assert_eq!(subscriber.receive()?.payload.len(), 101);
     assert_eq!(replay(address, "retained-size-reader", topic, 1)?, []);
-    assert_eq!(envoy.stat("wasmcustom.leveret.retained.unkept")?, 1);
+    assert_eq!(envoy.stat("wasmcustom.leveret.none.retained.unkept")?, 1);
     Ok(())
 }
 

@@ -15,10 +15,10 @@ fn each_rule_of_the_table_has_a_test_of_its_name() -> Result<()> {
         let name = rule.to_lowercase().replace([' ', '-'], "_");
         let mut has_its_name = false;
         for test in tests.split_whitespace().map(|test| test.trim_matches('`')) {
-            let (module, function) = test.split_once("::").with_context(|| format!("{rule}: {test}"))?;
+            let (module, function) = test.rsplit_once("::").with_context(|| format!("{rule}: {test}"))?;
+            let file = support::root().join("tests/e2e").join(module.replace("::", "/"));
             let source =
-                fs::read_to_string(support::root().join("tests/e2e").join(module).with_extension("rs"))
-                    .with_context(|| format!("{rule}: {test}"))?;
+                fs::read_to_string(file.with_extension("rs")).with_context(|| format!("{rule}: {test}"))?;
             ensure!(source.contains(&format!("#[test]\nfn {function}()")), "{rule}: there is no {test}");
             has_its_name |= function.starts_with(&name);
         }

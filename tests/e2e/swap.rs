@@ -57,7 +57,7 @@ fn each_module_counts_its_connections() -> Result<()> {
     let kept = seen([(&second, true, 2), (&first, false, 1)])?;
     let stamp = kept[0].stamp.as_deref().context("no stamp")?;
     assert!(envoy.log().contains(&format!("build {stamp} module {second}")));
-    let gauge = |module: &str| format!("wasmcustom.leveret.release.leveret.{stamp}.{module}.serves");
+    let gauge = |module: &str| format!("wasmcustom.leveret_release.leveret.{stamp}.{module}.serves");
     assert_eq!((envoy.stat(&gauge(&first))?, envoy.stat(&gauge(&second))?), (0, 1));
     old.disconnect()?;
     seen([(&second, true, 2), (&first, false, 0)])?;

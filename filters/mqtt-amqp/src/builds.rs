@@ -2,7 +2,7 @@
 
 use crate::{
     BUILD,
-    host::{self, Buffer, Level, Status},
+    host::{self, Buffer, Level, MetricKind, Status},
     root::Proxy,
 };
 use core::time::Duration;
@@ -72,7 +72,10 @@ impl Builds {
         let (serves, connections) = match self.gauges.get(&standing.label) {
             Some(&gauges) => gauges,
             None => {
-                let gauge = |what| host::define_gauge(&format!("leveret.release.{}.{what}", standing.label));
+                let gauge = |what| {
+                    let name = format!("leveret_release.{}.{what}", standing.label);
+                    host::define_metric(MetricKind::Gauge, &name)
+                };
                 let gauges = (gauge("serves")?, gauge("connections")?);
                 self.gauges.insert(standing.label.clone(), gauges);
                 gauges

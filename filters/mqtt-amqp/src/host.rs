@@ -96,11 +96,20 @@ pub(crate) fn property(path: &str) -> Result<Vec<u8>, Status> {
 
 /// Sends the connection to another cluster; has an effect only before `tcp_proxy` has chosen one.
 pub(crate) fn set_cluster(name: &str) -> Result<(), Status> {
+    set_filter_state("envoy.tcp_proxy.cluster", name)
+}
+
+/// What `tcp_proxy` may have its `hash_policy` look at.
+pub(crate) fn set_hash_key(key: &str) -> Result<(), Status> {
+    set_filter_state("envoy.hashable_string", key)
+}
+
+fn set_filter_state(path: &str, value: &str) -> Result<(), Status> {
     // envoy.source.extensions.common.wasm.SetEnvoyFilterStateArguments { path = 1; value = 2; span = 3 }; a
     // span left out is that of the filter chain, which for a TCP connection is the connection.
     let mut arguments = Vec::new();
-    push_protobuf_string(&mut arguments, 1, "envoy.tcp_proxy.cluster");
-    push_protobuf_string(&mut arguments, 2, name);
+    push_protobuf_string(&mut arguments, 1, path);
+    push_protobuf_string(&mut arguments, 2, value);
     let function = "set_envoy_filter_state";
     returned(|data, size| unsafe {
         proxy_call_foreign_function(
@@ -149,28 +158,35 @@ pub(crate) fn dequeue(id: u32) -> Result<Vec<u8>, Status> {
     returned(|data, size| unsafe { proxy_dequeue_shared_queue(id, data, size) })
 }
 
-/// Defines a counter, or finds the one of that name, and gives its number.
-pub(crate) fn define_counter(name: &str) -> Result<u32, Status> {
+/// Kinds of metrics, by their number in the proxy-wasm ABI.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum MetricKind {
+    Counter = 0,
+    Gauge = 1,
+    Histogram = 2,
+}
+
+/// Defines a metric, or finds the one of that name, and gives its number.
+pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Result<u32, Status> {
     let mut id = 0;
-    check(unsafe { proxy_define_metric(COUNTER, name.as_ptr(), name.len(), &mut id) })?;
+    check(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &mut id) })?;
     Ok(id)
 }
 
-/// Defines a gauge, or finds the one of that name, and gives its number.
-pub(crate) fn define_gauge(name: &str) -> Result<u32, Status> {
-    let mut id = 0;
-    check(unsafe { proxy_define_metric(GAUGE, name.as_ptr(), name.len(), &mut id) })?;
-    Ok(id)
+/// Adds to a counter, which takes only positive values, or a gauge.
+pub(crate) fn increment(metric: u32, by: i64) -> Result<(), Status> {
+    check(unsafe { proxy_increment_metric(metric, by) })
 }
 
-/// Sets a gauge.
-pub(crate) fn record(gauge: u32, value: u64) -> Result<(), Status> {
-    check(unsafe { proxy_record_metric(gauge, value) })
+/// Sets a gauge, or adds a value to a histogram.
+pub(crate) fn record(metric: u32, value: u64) -> Result<(), Status> {
+    check(unsafe { proxy_record_metric(metric, value) })
 }
 
-/// Adds one to a counter.
-pub(crate) fn increment(counter: u32) -> Result<(), Status> {
-    check(unsafe { proxy_increment_metric(counter, 1) })
+/// Says something of the connection that access logs can show as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
+pub(crate) fn set_property(name: &str, value: &str) -> Result<(), Status> {
+    check(unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
 fn push_protobuf_string(out: &mut Vec<u8>, field: u8, text: &str) {
@@ -203,8 +219,6 @@ fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8
 
 const OK: u32 = 0;
 const DOWNSTREAM: u32 = 2;
-const COUNTER: u32 = 0;
-const GAUGE: u32 = 1;
 
 // Statuses are read as plain numbers: an enum made from a number it does not have would be undefined.
 unsafe extern "C" {
@@ -247,4 +261,5 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, size: usize) -> u32;
 }

@@ -3,17 +3,17 @@
 use crate::{
     BUILD, STAMP,
     builds::Builds,
-    host::{self, Buffer, Level, Status},
+    host::{self, Buffer, Level, MetricKind, Status},
     stream::{Connection, Stream, Unconfigured},
 };
 use core::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
     time::Duration,
 };
 use leveret::{
     Config, Gate,
     event::{self, Event},
+    metrics::{Kind, Metric},
     policy::Shared,
     time::Instant,
 };
@@ -121,8 +121,8 @@ pub(crate) struct Worker {
     seed: Cell<u32>,
     log_level: Cell<u32>,
     warned: Cell<bool>,
-    /// Metric numbers, in the order of [`Event::COUNTERS`]; shorter where one could not be defined.
-    counters: RefCell<Vec<u32>>,
+    /// Metric numbers by tenant. Each is defined when it is first needed: most never are.
+    metrics: RefCell<BTreeMap<Box<str>, BTreeMap<Metric, u32>>>,
     connections: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>>,
     /// From the virtual machine's start on.
     builds: RefCell<Option<Builds>>,
@@ -154,24 +154,42 @@ impl Worker {
         (u128::from(wall) << 64) | (u128::from(self.seed.get()) << 32) | u128::from(connection)
     }
 
-    /// Counts an event, and logs it with the client's address if anyone listens.
-    pub(crate) fn report(&self, client: Option<SocketAddr>, event: &Event) {
-        for at in event.counters() {
-            if let Some(&counter) = self.counters.borrow().get(at) {
-                self.checked(host::increment(counter));
-            }
+    /// Adds a value to a metric of a tenant's.
+    pub(crate) fn measure(&self, tenant: &str, metric: Metric, value: i64) {
+        // No tenant has this name.
+        let tenant = if tenant.is_empty() { "none" } else { tenant };
+        let Some(number) = self.metric_number(tenant, metric) else { return };
+        self.checked(match metric.kind() {
+            Kind::Counter | Kind::Gauge => host::increment(number, value),
+            Kind::Histogram => host::record(number, value.unsigned_abs()),
+        });
+    }
+
+    fn metric_number(&self, tenant: &str, metric: Metric) -> Option<u32> {
+        let known = self.metrics.borrow().get(tenant).and_then(|numbers| numbers.get(&metric).copied());
+        if known.is_some() {
+            return known;
         }
+        let kind = match metric.kind() {
+            Kind::Counter => MetricKind::Counter,
+            Kind::Gauge => MetricKind::Gauge,
+            Kind::Histogram => MetricKind::Histogram,
+        };
+        let number =
+            self.checked(host::define_metric(kind, &format!("leveret.{tenant}.{}", metric.name())))?;
+        self.metrics.borrow_mut().entry(tenant.into()).or_default().insert(metric, number);
+        Some(number)
+    }
+
+    /// Logs an event, if anyone listens.
+    pub(crate) fn log(&self, client: &dyn core::fmt::Display, event: &Event) {
         let level = match event.level() {
             event::Level::Debug => Level::Debug,
             event::Level::Info => Level::Info,
             event::Level::Warn => Level::Warn,
         };
         if level as u32 >= self.log_level.get() {
-            let line = match client {
-                Some(address) => format!("{address}: {event}"),
-                None => event.to_string(),
-            };
-            host::log(level, &line);
+            host::log(level, &format!("{client}: {event}"));
         }
     }
 
@@ -227,8 +245,6 @@ impl Worker {
         self.again.set(self.checked(host::register_shared_queue(&format!("leveret.{}", self.number.get()))));
         let node = host::property("node\0id").unwrap_or_default();
         self.seed.set(fnv(&[&node, self.clock.get().wall.to_le_bytes().as_slice()].concat()));
-        let counters = Event::COUNTERS.iter().map_while(|name| self.checked(host::define_counter(name)));
-        self.counters.replace(counters.collect());
         self.refresh_log_level();
         self.checked(host::set_tick_period(TICK_MILLIS));
     }

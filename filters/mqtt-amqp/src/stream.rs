@@ -12,13 +12,13 @@ use crate::{
     host::{self, Buffer, Status},
     root::Worker,
 };
-use core::{cell::RefCell, net::SocketAddr};
+use core::{cell::RefCell, fmt, net::SocketAddr};
 use leveret::{Bridge, Config, Gate, Peer, config::ConnectMode, policy::Certificate, time::Instant};
 use proxy_wasm::{
     traits::{Context, StreamContext},
     types::{Action, PeerType},
 };
-use std::rc::Rc;
+use std::{borrow::Cow, rc::Rc};
 
 /// The stream context.
 pub(crate) struct Stream {
@@ -42,6 +42,7 @@ impl Stream {
             nonce: worker.nonce(id),
             bridge: Bridge::new(config, gate, now),
             is_known: false,
+            is_introduced: false,
             has_ended: false,
             is_held: false,
             to_put_back: Vec::new(),
@@ -98,6 +99,8 @@ pub(crate) struct Connection {
     bridge: Bridge,
     /// The core knows who the client is.
     is_known: bool,
+    /// And the proxy does, too.
+    is_introduced: bool,
     /// The client has sent its end.
     has_ended: bool,
     /// There are bytes in the downstream buffer that the core does not want yet.
@@ -169,6 +172,7 @@ impl Connection {
         #[cfg(all(feature = "trap", target_arch = "wasm32"))]
         trap_if_told(&bytes);
         self.bridge.handle_client(now, bytes, self.has_ended);
+        self.introduce();
         let unread = self.bridge.take_unread();
         self.route()?;
         let output = self.bridge.take_broker_output();
@@ -249,7 +253,16 @@ impl Connection {
     /// The rest of the drain: events, close, next alarm.
     fn settle(&mut self, reply: Result<Reply, Status>, now: Instant, worker: &Worker) {
         while let Some(event) = self.bridge.poll_event() {
-            worker.report(self.address, &event);
+            for metric in event.metrics() {
+                worker.measure(self.bridge.tenant(), metric, 1);
+            }
+            worker.log(&Client { address: self.address, bridge: &self.bridge }, &event);
+            if event.is_end() {
+                tell("end", &event.to_string());
+            }
+        }
+        while let Some((metric, value)) = self.bridge.poll_measure() {
+            worker.measure(self.bridge.tenant(), metric, value);
         }
         if self.closed {
             return;
@@ -265,6 +278,17 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Tells the proxy who the client is, once the core knows: for access logs, and for a choice of upstream hosts by client.
+    fn introduce(&mut self) {
+        let Some(who) = self.bridge.who().filter(|_| !self.is_introduced) else { return };
+        self.is_introduced = true;
+        for (name, text) in who.facts().chain([("tenant", self.bridge.tenant())]) {
+            tell(name, &printable(text));
+        }
+        // A proxy that cannot take it chooses without.
+        let _ = host::set_hash_key(&who.client_id);
     }
 
     fn close(&mut self, worker: &Worker) {
@@ -285,6 +309,39 @@ impl Connection {
             worker.cancel_alarm(self.id, at);
         }
     }
+}
+
+/// Tells access logs something of the connection. Nothing depends on it: a proxy that cannot take it logs without.
+fn tell(name: &str, value: &str) {
+    let _ = host::set_property(&format!("leveret.{name}"), value);
+}
+
+/// A client as log lines have it.
+struct Client<'c> {
+    address: Option<SocketAddr>,
+    bridge: &'c Bridge,
+}
+
+impl fmt::Display for Client<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{address}")?,
+            None => f.write_str("client")?,
+        }
+        if let Some(who) = self.bridge.who() {
+            write!(f, " ({}", printable(&who.client_id))?;
+            if !self.bridge.tenant().is_empty() {
+                write!(f, ", tenant {}", self.bridge.tenant())?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+/// A client's own words, without what would make one line of a log two.
+fn printable(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) { text.escape_debug().to_string().into() } else { text.into() }
 }
 
 /// Whether a callback leaves bytes for the client that a close would overtake.

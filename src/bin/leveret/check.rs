@@ -1,7 +1,5 @@
 //! `leveret check`: are the configurations in a file what the filter takes?
 
-mod envoy;
-
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +10,7 @@ use leveret::Config;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{WRONG, Wrong, document, print_json};
+use crate::{WRONG, Wrong, document, plugin, print_json};
 
 /// Validates a configuration, and points at the key that is wrong
 ///
@@ -79,26 +77,10 @@ type Judged = (Option<String>, Result<(), String>);
 
 /// Where each configuration in `text` stands, and what is wrong with it.
 fn configurations(text: &str) -> Result<Vec<Judged>, Wrong> {
-    let documents = document::parse(text)?;
-    if !documents.iter().any(envoy::is_envoys) {
-        let [plugin] = documents.as_slice() else {
-            return Err(Wrong("expected one plugin configuration, or Envoy's configuration".to_owned()));
-        };
-        // As it stands where it is JSON, for a key that is there twice.
-        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-        let json = if is_json { text.to_owned() } else { plugin.to_string() };
-        return Ok(vec![(None, judge(json.as_bytes()))]);
-    }
-    let filters: Vec<_> = documents.iter().flat_map(envoy::filters).collect();
-    if filters.is_empty() {
-        return Err(Wrong("Envoy's configuration, but no wasm filter of Leveret's in it".to_owned()));
-    }
-    Ok(filters
+    let plugins = plugin::configurations(text)?;
+    Ok(plugins
         .into_iter()
-        .map(|filter| {
-            let result = filter.configuration.and_then(|text| judge(text.as_bytes()));
-            (Some(filter.at), result)
-        })
+        .map(|plugin| (plugin.at, plugin.json.and_then(|json| judge(json.as_bytes()))))
         .collect())
 }
 

@@ -1,95 +1,230 @@
 //! `leveret explain`: what the filter would decide about a client, and by which rule.
 
+mod client;
+mod story;
+mod topics;
+mod written;
+
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
 
+use anyhow::{Context as _, Result};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
+use leveret::mqtt::{Connect, MAX_REMAINING_LENGTH, MAX_TOPIC, QoS, Version};
+use leveret::policy::{Certificate, Verification};
+use leveret::time::Instant;
+use leveret::{Config, Gate, Peer};
 
-/// Says what the filter decides about a client that publishes or subscribes, and the rule that decides
+use crate::{DENIED, Wrong, document, plugin, print_json};
+use client::Case;
+use story::Story;
+use topics::Publish;
+use written::Written;
+
+/// Says what the filter decides about a client that connects, publishes or subscribes, and the rule that decides
 ///
 /// The client is described by what Envoy and its CONNECT would tell: say what there is, and leave out what there is not. Without
-/// --password a password is taken to be right.
+/// --password a password is taken to be right. What the broker decides, such as whether it knows the user, is not asked.
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Exit codes: 0 permitted, 3 denied or refused, 1 the configuration is wrong, 2 the command line is.
+
+Examples:
   leveret explain leveret.json --client-id sensor-1 --username sensor-1 publish sensors/1/temperature
-  leveret explain envoy.yaml --port 8883 --sni acme.example --cert-subject 'O=acme,CN=pump' --client-id pump subscribe 'pumps/#'")]
+  leveret explain envoy.yaml --port 8883 --sni acme.example --cert-subject 'O=acme,CN=pump' --client-id pump subscribe 'pumps/#'
+  leveret explain leveret.json --username acme:pump --password x
+      whether it gets in, and if not, why"
+)]
 pub(crate) struct Explain {
-    /// A plugin configuration, or a configuration of Envoy's with one filter of Leveret's
-    pub(crate) file: PathBuf,
+    /// A plugin configuration, or a configuration of Envoy's whose filters of Leveret's are configured alike
+    file: PathBuf,
     /// CONNECT's client id
     #[arg(long, value_name = "ID", default_value = "")]
-    pub(crate) client_id: String,
+    client_id: String,
     /// CONNECT's user name; without one, and without a certificate, the client is anonymous
     #[arg(long, value_name = "USER")]
-    pub(crate) username: Option<String>,
+    username: Option<String>,
     /// CONNECT's password, to see whether it is right
     #[arg(long, requires = "username")]
-    pub(crate) password: Option<String>,
+    password: Option<String>,
     /// The client certificate's subject, such as `O=acme,CN=pump`
     #[arg(long, value_name = "DN")]
-    pub(crate) cert_subject: Option<String>,
+    cert_subject: Option<String>,
     /// The certificate's first DNS name
     #[arg(long, value_name = "NAME")]
-    pub(crate) cert_dns: Option<String>,
+    cert_dns: Option<String>,
     /// The certificate's first URI
     #[arg(long, value_name = "URI")]
-    pub(crate) cert_uri: Option<String>,
+    cert_uri: Option<String>,
     /// Where the client comes from
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:50000")]
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     /// The listener's port
     #[arg(long)]
-    pub(crate) port: Option<u16>,
+    port: Option<u16>,
     /// The server name that the client asks TLS for
     #[arg(long, value_name = "NAME")]
-    pub(crate) sni: Option<String>,
+    sni: Option<String>,
     /// The name of Envoy's filter chain
     #[arg(long, value_name = "NAME")]
-    pub(crate) filter_chain: Option<String>,
+    filter_chain: Option<String>,
+    /// A session that ends with its connection, which is what is taken without either of these
+    #[arg(long, conflicts_with = "persistent")]
+    clean_session: bool,
+    /// A session that is kept
+    #[arg(long)]
+    persistent: bool,
     #[command(subcommand)]
-    pub(crate) action: Action,
+    action: Option<Action>,
 }
 
 /// What the client does when it is in.
 #[derive(Subcommand)]
-pub(crate) enum Action {
+enum Action {
     /// A PUBLISH to a topic
     Publish {
-        /// The topic
+        #[arg(value_parser = topic)]
         topic: String,
+        #[arg(long, default_value = "0", value_parser = qos)]
+        qos: QoS,
+        /// To be retained
+        #[arg(long)]
+        retain: bool,
+        /// Bytes of payload
+        #[arg(long, value_name = "BYTES", default_value = "0", value_parser = RangedU64ValueParser::<u32>::new().range(..=u64::from(MAX_REMAINING_LENGTH)))]
+        size: u32,
     },
     /// A SUBSCRIBE to a filter
     Subscribe {
-        /// The filter
+        #[arg(value_parser = filter)]
         filter: String,
+        #[arg(long, default_value = "0", value_parser = qos)]
+        qos: QoS,
     },
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        explain: Explain,
+impl Explain {
+    pub(crate) fn run(&self, json: bool) -> Result<ExitCode> {
+        let file = self.file.display().to_string();
+        let configuration = configuration(&document::read(&self.file)?).with_context(|| file.clone())?;
+        let config = Config::from_json(configuration.as_bytes())
+            .map_err(|error| Wrong(error.to_string()))
+            .with_context(|| file.clone())?;
+        let story = self.story(&config, Written::new(&configuration)?);
+        if json {
+            print_json(&story.json())?;
+        } else {
+            story.write(&mut io::stdout().lock())?;
+        }
+        Ok(if story.is_permitted() { ExitCode::SUCCESS } else { DENIED.into() })
     }
 
-    #[test]
-    fn a_client_is_described_by_what_there_is() {
-        let line = "x leveret.json --client-id c --username u --port 8883 --address [::1]:7 publish a/b";
-        let explain = Line::try_parse_from(line.split(' ')).unwrap().explain;
-        assert_eq!((explain.client_id.as_str(), explain.username.as_deref()), ("c", Some("u")));
-        assert!(explain.password.is_none() && explain.sni.is_none() && explain.filter_chain.is_none());
-        assert!(explain.cert_subject.or(explain.cert_dns).or(explain.cert_uri).is_none());
-        assert_eq!((explain.port, explain.address.is_ipv6()), (Some(8883), true));
-        assert_eq!(explain.file.to_str(), Some("leveret.json"));
-        assert!(matches!(explain.action, Action::Publish { topic } if topic == "a/b"));
+    fn story(&self, config: &Config, written: Written) -> Story {
+        let gate = Rc::new(Gate::alone(Rc::clone(&config.policy)));
+        let (peer, connect) = (self.peer(), self.connect());
+        let is_assumed = self.password.is_none();
+        let case = Case::new(config, &gate, written, &peer, &connect, is_assumed);
+        let verification = if is_assumed { Verification::Assumed } else { Verification::Password };
+        let admission = match gate.admit(Instant::ZERO, &peer, &connect, verification) {
+            Ok(admission) => admission,
+            Err(refusal) => return case.refused(refusal),
+        };
+        let steps = case.admitted(&admission);
+        match &self.action {
+            None => steps.permitted("it gets in, as far as the edge decides".to_owned()),
+            Some(Action::Publish { topic, qos, retain, size }) => {
+                let publish = Publish { qos: *qos, retain: *retain, size: *size };
+                topics::publish(&case, &admission, steps, topic, &publish)
+            }
+            Some(Action::Subscribe { filter, qos }) => {
+                topics::subscribe(&case, &admission, steps, filter, *qos)
+            }
+        }
+    }
 
-        assert!(Line::try_parse_from("x f --password p publish a".split(' ')).is_err(), "whose?");
-        let explain = Line::try_parse_from("x f subscribe #".split(' ')).unwrap().explain;
-        assert!(matches!(explain.action, Action::Subscribe { filter } if filter == "#"));
+    fn peer(&self) -> Peer {
+        let text = |text: &Option<String>| Box::from(text.as_deref().unwrap_or_default());
+        let names = [&self.cert_subject, &self.cert_dns, &self.cert_uri];
+        let [subject, dns, uri] = names.map(text);
+        Peer {
+            address: Some(self.address),
+            port: self.port,
+            filter_chain: text(&self.filter_chain),
+            server_name: text(&self.sni),
+            certificate: names.iter().any(|it| it.is_some()).then_some(Certificate { subject, dns, uri }),
+            nonce: 0,
+        }
+    }
+
+    fn connect(&self) -> Connect<'_> {
+        let password = self.password.as_deref().map_or(UNKNOWN, str::as_bytes);
+        Connect {
+            version: Version::V311,
+            clean_session: !self.persistent,
+            keep_alive: 0,
+            client_id: &self.client_id,
+            will: None,
+            username: self.username.as_deref(),
+            password: self.username.is_some().then_some(password),
+        }
+    }
+}
+
+/// The only one in `text`, or that which all filters in it have.
+fn configuration(text: &str) -> Result<String, Wrong> {
+    let mut plugins = plugin::configurations(text)?.into_iter();
+    let at = |at: Option<String>| at.unwrap_or_default();
+    let Some(first) = plugins.next() else { return Err(Wrong("no configuration".to_owned())) };
+    let json = first.json.map_err(Wrong)?;
+    match plugins.find(|other| other.json.as_deref() != Ok(&json)) {
+        Some(other) => Err(Wrong(format!(
+            "{} and {} are configured in different ways: put the configuration that is meant into a file of its own",
+            at(first.at),
+            at(other.at)
+        ))),
+        None => Ok(json),
+    }
+}
+
+/// What a PUBLISH can carry.
+fn topic(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("a topic is not empty"),
+        _ if text.contains(['+', '#', '\0']) => Err("a topic has no wildcards"),
+        _ => filter(text),
+    }
+}
+
+/// What a SUBSCRIBE can carry; whether it is a good one is for the filter to say.
+fn filter(text: &str) -> Result<String, &'static str> {
+    if text.len() > MAX_TOPIC { Err("at most 255 bytes") } else { Ok(text.to_owned()) }
+}
+
+fn qos(text: &str) -> Result<QoS, &'static str> {
+    text.parse().ok().and_then(QoS::from_bits).ok_or("0, 1 or 2")
+}
+
+/// Stands for a password that is not given.
+const UNKNOWN: &[u8] = b"?";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_that_are_configured_alike_are_one() {
+        let filter = |json: &str| {
+            serde_json::json!({ "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+                "config": { "name": "leveret", "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue", "value": json } } })
+        };
+        let text = |filters: [&str; 2]| serde_json::json!({ "resources": filters.map(filter) }).to_string();
+        assert_eq!(configuration(&text(["{}", "{}"])).unwrap(), "{}");
+        let error = configuration(&text(["{}", "{\"prefetch\": 1}"])).unwrap_err().to_string();
+        assert!(error.starts_with("resources[0] and resources[1] are configured"), "{error}");
     }
 }

@@ -2,10 +2,9 @@
 
 mod check;
 mod document;
-// Not a command yet: it asks the core's policy, which is on its way.
-#[cfg(test)]
 mod explain;
 mod import;
+mod plugin;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -20,7 +19,8 @@ use clap::{Parser, Subcommand};
     name = "leveret",
     version,
     after_help = "Exit codes: 0 fine, 1 what a file says is wrong, \
-     2 the command line is wrong or a file cannot be read.\n`leveret help COMMAND` has examples."
+     2 the command line is wrong or a file cannot be read, \
+     3 `explain` says that the client may not.\n`leveret help COMMAND` has examples."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -33,6 +33,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Check),
+    Explain(explain::Explain),
     Import(import::Import),
 }
 
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Command::Check(check) => check.run(arguments.json),
+        Command::Explain(explain) => explain.run(arguments.json),
         Command::Import(import) => import.run(arguments.json),
     };
     match done {
@@ -76,3 +78,5 @@ fn print_json(value: &serde_json::Value) -> Result<()> {
 const WRONG: u8 = 1;
 /// The command line is wrong, or a file cannot be read.
 const UNUSABLE: u8 = 2;
+/// The client may not.
+const DENIED: u8 = 3;

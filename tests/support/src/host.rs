@@ -168,9 +168,19 @@ impl Host {
         self.store.data_mut().log_level = level;
     }
 
-    /// Counters by name.
+    /// Counters and gauges by name, and of distributions how many values they have.
     pub fn counters(&self) -> BTreeMap<String, u64> {
-        self.store.data().counters.iter().cloned().collect()
+        self.store.data().metrics.iter().map(|metric| (metric.name.clone(), metric.value)).collect()
+    }
+
+    /// By what `tcp_proxy` may choose among a cluster's hosts.
+    pub fn hash_key(&self, connection: Connection) -> Option<&str> {
+        self.store.data().connections[&connection.0].hash_key.as_deref()
+    }
+
+    /// What the module has said of a connection, for access logs.
+    pub fn told(&self, connection: Connection) -> &BTreeMap<String, String> {
+        &self.store.data().connections[&connection.0].told
     }
 
     /// How much memory the module has; it never shrinks.

@@ -1,13 +1,14 @@
 //! One conversation, two subjects: the core driven natively, and the module in a behaving host.
 
 use crate::{
-    host::{Connection, Facts, Host, LogLine, Refused},
+    host::{Connection, Facts, Host, LogLine, Refused, SharedData},
     module::Module,
 };
 use leveret::{
     Bridge, Config, Gate, Peer,
     config::ConnectMode,
-    event::{Event, Level},
+    event::Level,
+    metrics::Kind,
     policy::{Alone, Certificate},
     time::{Duration, Instant},
 };
@@ -29,12 +30,26 @@ pub trait Subject {
     fn advance(&mut self, millis: u64);
     fn counters(&self) -> BTreeMap<String, u64>;
     fn logs(&self) -> &[LogLine];
+
+    /// The host around the module, for what only it can tell.
+    fn host(&mut self) -> Option<&mut Host> {
+        None
+    }
 }
 
 /// Both subjects with the same configuration, by name.
 pub fn both(module: &Module, config_json: &str) -> [(&'static str, Box<dyn Subject>); 2] {
     let host = Host::new(module, config_json).unwrap_or_else(|Refused(logs)| panic!("{logs:?}"));
     [("native", Box::new(Native::new(config_json))), ("module", Box::new(host))]
+}
+
+/// Two workers of one proxy of each kind of subject. Time passes for each by itself, but starts at the same moment.
+pub fn two_workers(module: &Module, config_json: &str) -> [(&'static str, [Box<dyn Subject>; 2]); 2] {
+    let (alone, shared) = (Rc::new(Alone::default()), SharedData::default());
+    let native = |number| Box::new(Native::worker_of(alone.clone(), number, config_json)) as Box<dyn Subject>;
+    let host =
+        || Host::worker_of(&shared, module, config_json).unwrap_or_else(|Refused(it)| panic!("{it:?}"));
+    [("native", [1, 2].map(native)), ("module", [Box::new(host()), Box::new(host())])]
 }
 
 /// The core without a module around it, driven by the same rules as the glue drives it.
@@ -63,16 +78,19 @@ struct NativeConnection {
 impl Native {
     /// Panics on a configuration that the core refuses.
     pub fn new(config_json: &str) -> Self {
+        Self::worker_of(Rc::default(), 1, config_json)
+    }
+
+    /// The same as the worker of this number of those that share this.
+    pub fn worker_of(shared: Rc<Alone>, number: u64, config_json: &str) -> Self {
         let config = Config::from_json(config_json.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
-        let counters = Event::COUNTERS.iter().map(|name| ((*name).to_owned(), 0)).collect();
-        let shared = Rc::new(Alone::default());
         Self {
-            gate: Rc::new(Gate::new(config.policy.clone(), shared.clone(), 1)),
+            gate: Rc::new(Gate::new(config.policy.clone(), shared.clone(), number)),
             shared,
             config: Rc::new(config),
             now: Instant::ZERO,
             connections: Vec::new(),
-            counters,
+            counters: BTreeMap::new(),
             logs: Vec::new(),
         }
     }
@@ -94,15 +112,29 @@ impl Native {
             it.closed = true;
             it.bridge.handle_client_closed(self.now);
         }
+        let mut measured = Vec::new();
         while let Some(event) = it.bridge.poll_event() {
-            for at in event.counters() {
-                *self.counters.entry(Event::COUNTERS[at].to_owned()).or_default() += 1;
+            for metric in event.metrics() {
+                measured.push((metric, 1));
             }
             self.logs.push(LogLine { level: level(event.level()), text: event.to_string() });
+        }
+        measured.extend(std::iter::from_fn(|| it.bridge.poll_measure()));
+        let tenant = if it.bridge.tenant().is_empty() { "none" } else { it.bridge.tenant() };
+        for (metric, value) in measured {
+            // Of distributions, how many values there are.
+            let value = if metric.kind() == Kind::Histogram { 1 } else { value };
+            let count = self.counters.entry(format!("leveret.{tenant}.{}", metric.name())).or_default();
+            *count = count.checked_add_signed(value).expect("a gauge does not go below zero");
+        }
+        if it.closed {
+            // The proxy deletes its context, and with it what it holds in common with others.
+            it.bridge = Bridge::new(self.config.clone(), self.gate.clone(), self.now);
         }
     }
 
     fn tick(&mut self) {
+        self.shared.set_clock(self.now.as_nanos());
         self.gate.handle_tick(self.now);
         for id in 0..self.connections.len() as u32 {
             self.input(Connection(id), |it, now| {
@@ -291,6 +323,10 @@ impl Subject for Host {
 
     fn logs(&self) -> &[LogLine] {
         self.logs()
+    }
+
+    fn host(&mut self) -> Option<&mut Host> {
+        Some(self)
     }
 }
 

@@ -130,7 +130,7 @@ impl Discovered {
 
     /// Stamp, module and connections, as the module's gauges say.
     fn gauges(&self) -> Vec<(String, String, u64)> {
-        let stats = envoy::get(&self.admin, "/stats?filter=leveret.release").unwrap_or_default();
+        let stats = envoy::get(&self.admin, "/stats?filter=leveret_release").unwrap_or_default();
         let gauge = |line: &str| {
             let (name, value) = line.split_once(": ")?;
             let mut parts = name.strip_suffix(".connections")?.rsplit('.');

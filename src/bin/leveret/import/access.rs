@@ -1,6 +1,8 @@
 //! Users whose permissions were made for the queues of RabbitMQ's plugin, and do not reach those of Leveret's.
 
-use regex_lite::Regex;
+use std::collections::BTreeMap;
+
+use leveret::policy::permissions::Expression;
 use serde_json::Value;
 
 use super::Translation;
@@ -14,13 +16,14 @@ struct Access<'a> {
     exchange: &'a str,
 }
 
-/// An empty one matches nothing, as RabbitMQ has it.
-pub(super) struct Expression(Option<Regex>);
-
-/// Names each user that could do with RabbitMQ's plugin what it cannot do with Leveret, and what it lacks.
+/// Names each user that could do with RabbitMQ's plugin what it cannot do with Leveret, and what it lacks: with a `broker_user`, that
+/// one, since the broker sees no other.
 pub(super) fn report(permissions: &[Permission], to: &mut Translation) {
     let exchange = to.plugin.get("exchange").and_then(Value::as_str).unwrap_or("amq.topic").to_owned();
-    for permission in permissions {
+    let account = to.plugin.get("broker_user").and_then(Value::as_str).map(str::to_owned);
+    let is_seen =
+        |permission: &&Permission| account.as_ref().is_none_or(|account| *account == permission.user);
+    for permission in permissions.iter().filter(is_seen) {
         // Expressions that cannot be read have been named already.
         let Some(access) = Access::new(permission, &exchange) else { continue };
         let lacks = access.lacks(&client_ids(permission));
@@ -38,7 +41,7 @@ pub(super) fn report(permissions: &[Permission], to: &mut Translation) {
 
 impl<'a> Access<'a> {
     fn new(permission: &Permission, exchange: &'a str) -> Option<Self> {
-        let of = |text: &str| expression(text, [&permission.user, &permission.vhost, "client"]).ok();
+        let of = |text: &str| Expression::parse(text, &mut BTreeMap::new()).ok();
         Some(Self {
             configure: of(&permission.configure)?,
             write: of(&permission.write)?,
@@ -50,9 +53,10 @@ impl<'a> Access<'a> {
     /// The table of docs/broker.md, for what RabbitMQ's plugin would let the user do.
     fn lacks(&self, client_ids: &[String]) -> Vec<&'static str> {
         let own = |id: &str, kind: &str| format!("mqtt-subscription-{id}{kind}");
-        let publishes = self.write.has(self.exchange);
+        let publishes = self.write.matches(self.exchange.as_bytes());
         let subscriber = client_ids.iter().find(|id| {
-            self.read.has(self.exchange) && ["qos0", "qos1"].iter().any(|kind| self.has_queue(&own(id, kind)))
+            self.read.matches(self.exchange.as_bytes())
+                && ["qos0", "qos1"].iter().any(|kind| self.has_queue(&own(id, kind)))
         });
         let mut lacks = Vec::new();
         if let Some(id) = subscriber {
@@ -62,21 +66,23 @@ impl<'a> Access<'a> {
                 lacks.push("subscribe in a clean session");
             }
             let lock = own(id, "lock");
-            if !self.configure.has(&lock) || !self.read.has(&lock) {
+            if !self.configure.matches(lock.as_bytes()) || !self.read.matches(lock.as_bytes()) {
                 lacks.push("take over from another connection of its client id");
             }
         }
         let id = subscriber.or(client_ids.first()).map_or("client", String::as_str);
         let will = own(id, "will.AAAAAAAAAAA");
         if publishes
-            && !(self.configure.has(&will) && self.read.has(&will) && self.write.has(DEFAULT_EXCHANGE))
+            && !(self.configure.matches(will.as_bytes())
+                && self.read.matches(will.as_bytes())
+                && self.write.matches(DEFAULT_EXCHANGE.as_bytes()))
         {
             lacks.push("have a will");
         }
         if (publishes || subscriber.is_some())
             && !(self.has_queue("mqtt-retained-a.b")
                 && self.has_queue("mqtt-retained")
-                && self.write.has(DEFAULT_EXCHANGE))
+                && self.write.matches(DEFAULT_EXCHANGE.as_bytes()))
         {
             lacks.push("have messages retained or be given retained ones");
         }
@@ -84,21 +90,9 @@ impl<'a> Access<'a> {
     }
 
     fn has_queue(&self, name: &str) -> bool {
-        self.configure.has(name) && self.write.has(name) && self.read.has(name)
-    }
-}
-
-/// As a client with this user name, virtual host and client id has it, which stand in it literally.
-pub(super) fn expression(text: &str, own: [&str; 3]) -> Result<Expression, regex_lite::Error> {
-    let variables = ["{username}", "{vhost}", "{client_id}"].into_iter().zip(own);
-    let text =
-        variables.fold(text.to_owned(), |text, (name, own)| text.replace(name, &regex_lite::escape(own)));
-    Ok(Expression((!text.is_empty()).then(|| Regex::new(&text)).transpose()?))
-}
-
-impl Expression {
-    fn has(&self, name: &str) -> bool {
-        self.0.as_ref().is_some_and(|expression| expression.is_match(name))
+        self.configure.matches(name.as_bytes())
+            && self.write.matches(name.as_bytes())
+            && self.read.matches(name.as_bytes())
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Listener {
     pub chains: Vec<Chain>,
 }
 
-/// A filter chain of a listener: the filters are always the same, what is around them is not.
+/// A filter chain of a listener: the filters are always the same, what is around them is not, and what they are told need not be.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     /// Its name, for `match.filter_chain`.
@@ -68,6 +68,8 @@ pub struct Chain {
     pub server_names: Vec<String>,
     /// `support::tls::transport_socket`; without one it is plain TCP.
     pub transport_socket: Option<Value>,
+    /// More keys of the filter's own configuration, put over [`Shipped::plugin`].
+    pub plugin: Map<String, Value>,
 }
 
 impl Default for Shipped {
@@ -143,10 +145,7 @@ impl Shipped {
         *mqtt.pointer_mut("/address/socket_address")? = socket_address(self.mqtt.ip(), self.mqtt.port());
         let filter = named(mqtt.pointer_mut("/filter_chains/0/filters")?, "leveret")?;
         *filter.pointer_mut("/typed_config/config/vm_config/code/local/filename")? = json!(self.module);
-        let settings = filter.pointer_mut("/typed_config/config/configuration/value")?;
-        let mut keys: Map<String, Value> = serde_json::from_str(settings.as_str()?).ok()?;
-        keys.extend(self.plugin.as_object()?.clone());
-        *settings = Value::String(Value::Object(keys).to_string());
+        configure(filter, self.plugin.as_object()?)?;
         let broker = named(config.pointer_mut("/static_resources/clusters")?, "broker")?;
         *broker
             .pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address")? =
@@ -177,7 +176,8 @@ impl Shipped {
             listener["name"] = json!(name);
             *listener.pointer_mut("/address/socket_address")? = socket_address(address.ip(), address.port());
             let filters = mqtt.pointer("/filter_chains/0/filters")?;
-            listener["filter_chains"] = chains.iter().map(|chain| chain.render(filters)).collect();
+            listener["filter_chains"] =
+                chains.iter().map(|chain| chain.render(filters)).collect::<Option<_>>()?;
             if chains.iter().any(|chain| chain.transport_socket.is_some()) {
                 listener["listener_filters"] = json!([tls_inspector()]);
             }
@@ -188,16 +188,26 @@ impl Shipped {
 }
 
 impl Chain {
-    fn render(&self, filters: &Value) -> Value {
+    fn render(&self, filters: &Value) -> Option<Value> {
         let mut chain = json!({ "name": self.name, "filters": filters });
+        configure(named(&mut chain["filters"], "leveret")?, &self.plugin)?;
         if !self.server_names.is_empty() {
             chain["filter_chain_match"] = json!({ "server_names": self.server_names });
         }
         if let Some(socket) = &self.transport_socket {
             chain["transport_socket"] = socket.clone();
         }
-        chain
+        Some(chain)
     }
+}
+
+/// Puts keys over those of the filter's own configuration.
+fn configure(filter: &mut Value, keys: &Map<String, Value>) -> Option<()> {
+    let settings = filter.pointer_mut("/typed_config/config/configuration/value")?;
+    let mut all: Map<String, Value> = serde_json::from_str(settings.as_str()?).ok()?;
+    all.extend(keys.clone());
+    *settings = Value::String(Value::Object(all).to_string());
+    Some(())
 }
 
 /// The listener filter without which no server name (SNI) is known.

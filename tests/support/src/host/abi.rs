@@ -2,7 +2,7 @@
 
 use super::{
     ROOT,
-    proxy::{Action, Level, LogLine, Proxy},
+    proxy::{Action, Level, LogLine, Metric, Proxy},
 };
 use wasmtime::{Caller, Extern, Linker, Memory, Result};
 
@@ -165,30 +165,48 @@ pub(super) fn define(linker: &mut Linker<Proxy>) -> Result<()> {
         "proxy_define_metric",
         |mut guest: Guest<'_>, kind: u32, name: u32, name_size: u32, id: u32| {
             call(&mut guest, "proxy_define_metric", |guest| {
-                assert!([COUNTER, GAUGE].contains(&kind), "a counter or a gauge");
                 let name = String::from_utf8(read(guest, name, name_size)).map_err(|_| BAD_ARGUMENT)?;
-                let counters = &mut guest.data_mut().counters;
-                let index = counters.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-                    counters.push((name, 0));
-                    counters.len() - 1
+                let metrics = &mut guest.data_mut().metrics;
+                let index = metrics.iter().position(|metric| metric.name == name).unwrap_or_else(|| {
+                    metrics.push(Metric { name, kind, value: 0 });
+                    metrics.len() - 1
                 });
+                assert_eq!(metrics[index].kind, kind, "a metric is of one kind");
                 write(guest, id, &(index as u32).to_le_bytes())
             })
         },
     )?;
     linker.func_wrap("env", "proxy_increment_metric", |mut guest: Guest<'_>, id: u32, by: i64| {
         call(&mut guest, "proxy_increment_metric", |guest| {
-            let (_, count) = guest.data_mut().counters.get_mut(id as usize).ok_or(NOT_FOUND)?;
-            *count += u64::try_from(by).map_err(|_| BAD_ARGUMENT)?;
+            let metric = guest.data_mut().metrics.get_mut(id as usize).ok_or(NOT_FOUND)?;
+            assert!(metric.kind == GAUGE || metric.kind == COUNTER && by >= 0, "what is counted goes up");
+            metric.value = metric.value.checked_add_signed(by).expect("a gauge does not go below zero");
             Ok(())
         })
     })?;
     linker.func_wrap("env", "proxy_record_metric", |mut guest: Guest<'_>, id: u32, value: u64| {
         call(&mut guest, "proxy_record_metric", |guest| {
-            guest.data_mut().counters.get_mut(id as usize).ok_or(NOT_FOUND)?.1 = value;
+            let metric = guest.data_mut().metrics.get_mut(id as usize).ok_or(NOT_FOUND)?;
+            assert_ne!(metric.kind, COUNTER, "a counter is only added to");
+            metric.value = if metric.kind == GAUGE { value } else { metric.value + 1 };
             Ok(())
         })
     })?;
+    linker.func_wrap(
+        "env",
+        "proxy_set_property",
+        |mut guest: Guest<'_>, path: u32, path_size: u32, value: u32, size: u32| {
+            call(&mut guest, "proxy_set_property", |guest| {
+                let path = String::from_utf8(read(guest, path, path_size)).map_err(|_| BAD_ARGUMENT)?;
+                let value = String::from_utf8(read(guest, value, size)).map_err(|_| BAD_ARGUMENT)?;
+                let proxy = guest.data_mut();
+                let context = proxy.context();
+                let connection = proxy.connections.get_mut(&context).ok_or(NOT_FOUND)?;
+                connection.told.insert(path, value);
+                Ok(())
+            })
+        },
+    )?;
     Ok(())
 }
 
@@ -257,11 +275,13 @@ fn property(proxy: &Proxy, path: &[u8]) -> Option<Vec<u8>> {
 /// Takes `SetEnvoyFilterStateArguments { string path = 1; string value = 2; LifeSpan span = 3; }`.
 fn set_filter_state(proxy: &mut Proxy, arguments: &[u8]) -> Outcome {
     let [path, value] = protobuf_strings(arguments).ok_or(BAD_ARGUMENT)?;
-    if path != "envoy.tcp_proxy.cluster" {
-        return Err(NOT_FOUND);
-    }
     let context = proxy.context();
-    proxy.connections.get_mut(&context).ok_or(NOT_FOUND)?.chosen_cluster = Some(value);
+    let connection = proxy.connections.get_mut(&context).ok_or(NOT_FOUND)?;
+    match path.as_str() {
+        "envoy.tcp_proxy.cluster" => connection.chosen_cluster = Some(value),
+        "envoy.hashable_string" => connection.hash_key = Some(value),
+        _ => return Err(NOT_FOUND),
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! A client's connection: what its kernel has to send, Envoy's buffer, the filter on it, and `tcp_proxy` behind that.
 
+use std::collections::BTreeMap;
+
 use super::facts::Facts;
 
 /// One connection with both of its sides.
@@ -29,6 +31,10 @@ pub(crate) struct TcpConnection {
     pub(crate) to_client: Vec<u8>,
     pub(crate) closed: bool,
     pub(crate) lost: usize,
+    /// The filter state `envoy.hashable_string`.
+    pub(crate) hash_key: Option<String>,
+    /// What the module has said of it.
+    pub(crate) told: BTreeMap<String, String>,
     end_passed_on: bool,
     /// Its context still exists in the module.
     pub(super) in_vm: bool,
@@ -68,6 +74,8 @@ impl TcpConnection {
             to_client: Vec::new(),
             closed: false,
             lost: 0,
+            hash_key: None,
+            told: BTreeMap::new(),
             end_passed_on: false,
             in_vm,
         }

@@ -57,13 +57,20 @@ pub(crate) struct Proxy {
     pub(crate) deferred: VecDeque<Action>,
     pub(crate) logs: Vec<LogLine>,
     pub(crate) log_level: Level,
-    pub(crate) counters: Vec<(String, u64)>,
+    pub(crate) metrics: Vec<Metric>,
     pub(crate) failing: BTreeMap<&'static str, u32>,
     pub(crate) calls: u64,
     pub(crate) trapped: Option<String>,
     tick: Option<Tick>,
     current: u32,
     effective: Option<u32>,
+}
+
+/// A counter, a gauge, or a distribution, of which only the number of values is kept.
+pub(crate) struct Metric {
+    pub(crate) name: String,
+    pub(crate) kind: u32,
+    pub(crate) value: u64,
 }
 
 /// The tick a module asked for.
@@ -87,7 +94,7 @@ impl Proxy {
             deferred: VecDeque::new(),
             logs: Vec::new(),
             log_level: Level::Trace,
-            counters: Vec::new(),
+            metrics: Vec::new(),
             failing: BTreeMap::new(),
             calls: 0,
             trapped: None,

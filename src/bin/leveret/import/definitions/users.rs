@@ -1,11 +1,13 @@
 //! Who may log in, and do what.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use std::collections::BTreeMap;
+
+use leveret::policy::permissions::Expression;
+use leveret::policy::users::{Algorithm, PasswordHash};
 use serde_json::{Value, json};
 
 use super::{Definitions, Permission, TopicPermission, User};
-use crate::import::{Translation, access};
+use crate::import::Translation;
 
 /// `users`, if the edge can verify all of them: with a list, whoever is not on it is refused.
 pub(super) fn translate(definitions: &Definitions, to: &mut Translation) {
@@ -58,6 +60,9 @@ pub(super) fn permissions(definitions: &Definitions, to: &mut Translation) {
     if topic_permissions && !definitions.topic_permissions.is_empty() {
         to.set("topic_permissions", json!(definitions.topic_permissions));
     }
+    if to.plugin.contains_key("broker_user") {
+        return;
+    }
     for permission in &definitions.topic_permissions {
         if permission.write.contains(CLIENT_ID) || permission.read.contains(CLIENT_ID) {
             to.remarks.attend_to(
@@ -76,17 +81,18 @@ impl User {
 
     /// Why the edge cannot verify the password.
     fn unverifiable(&self) -> Option<&'static str> {
-        let digest = match self.hashing_algorithm.as_deref() {
-            None | Some("rabbit_password_hashing_sha256") => 32,
-            Some("rabbit_password_hashing_sha512") => 64,
+        let algorithm = match self.hashing_algorithm.as_deref() {
+            None => Algorithm::default(),
             Some("rabbit_password_hashing_md5") => {
                 return Some("its password is hashed by MD5, which is broken");
             }
-            Some(_) => return Some("its password is hashed by an algorithm that the edge does not have"),
+            Some(name) => match Algorithm::parse(name) {
+                Some(algorithm) => algorithm,
+                None => return Some("its password is hashed by an algorithm that the edge does not have"),
+            },
         };
-        let hash = BASE64_STANDARD.decode(self.password_hash.as_deref().unwrap_or_default());
-        (hash.map(|hash| hash.len()) != Ok(SALT + digest))
-            .then_some("its password hash is not one of its algorithm")
+        let hash = PasswordHash::parse(self.password_hash.as_deref().unwrap_or_default(), algorithm);
+        hash.is_none().then_some("its password hash is not one of its algorithm")
     }
 }
 
@@ -114,7 +120,7 @@ impl TopicPermission {
 fn evaluable(key: &str, expressions: &[(&str, &String)], list: &str, to: &mut Translation) -> bool {
     let mut all = true;
     for (name, expression) in expressions {
-        if let Err(error) = access::expression(expression, [""; 3]) {
+        if let Err(error) = Expression::parse(expression, &mut BTreeMap::new()) {
             all = false;
             to.remarks.attend_to(
                 format_args!("{key}: {name}"),
@@ -145,5 +151,3 @@ fn limits(user: &User, to: &mut Translation) {
 }
 
 const CLIENT_ID: &str = "{client_id}";
-/// Bytes in front of a hash.
-const SALT: usize = 4;

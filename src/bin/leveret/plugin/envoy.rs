@@ -2,13 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// One wasm filter of Leveret's.
-pub(super) struct Filter {
-    /// Where it stands.
-    pub(super) at: String,
-    /// What it is configured with, or what is wrong with the way it is given.
-    pub(super) configuration: Result<String, String>,
-}
+use super::Plugin;
 
 /// Whether `document` is Envoy's, or something around it such as Istio's, rather than the plugin's own.
 pub(super) fn is_envoys(document: &Value) -> bool {
@@ -31,19 +25,19 @@ pub(super) fn is_envoys(document: &Value) -> bool {
 }
 
 /// All of Leveret's filters in `document`, in its order.
-pub(super) fn filters(document: &Value) -> Vec<Filter> {
+pub(super) fn filters(document: &Value) -> Vec<Plugin> {
     let mut found = Vec::new();
     walk(document, String::new(), &mut found);
     found
 }
 
 /// The parser has bounded the depth.
-fn walk(value: &Value, at: String, found: &mut Vec<Filter>) {
+fn walk(value: &Value, at: String, found: &mut Vec<Plugin>) {
     match value {
         Value::Object(object) => {
             if let Some(config) = wasm_config(object) {
                 if is_leverets(config) {
-                    found.push(Filter { at, configuration: configuration(config) });
+                    found.push(Plugin { at: Some(at), json: configuration(config) });
                 }
                 return;
             }
@@ -129,8 +123,8 @@ mod tests {
             assert!(is_envoys(&document));
             let found = filters(&document);
             assert_eq!(found.len(), 1);
-            assert_eq!(found[0].at, at);
-            assert_eq!(found[0].configuration.as_deref(), Ok("{}"));
+            assert_eq!(found[0].at.as_deref(), Some(at));
+            assert_eq!(found[0].json.as_deref(), Ok("{}"));
         }
     }
 
@@ -143,7 +137,7 @@ mod tests {
     fn a_struct_is_refused() {
         let given =
             json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": { "vhost": "a" } });
-        assert!(filters(&wasm("leveret", given))[0].configuration.is_err());
-        assert_eq!(filters(&json!([wasm("leveret", Value::Null)]))[0].at, "[0]");
+        assert!(filters(&wasm("leveret", given))[0].json.is_err());
+        assert_eq!(filters(&json!([wasm("leveret", Value::Null)]))[0].at.as_deref(), Some("[0]"));
     }
 }

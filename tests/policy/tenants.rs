@@ -1,0 +1,557 @@
+//! Whose client a client is, and what it has of its tenant and what of the top level.
+
+use crate::*;
+use amq_protocol::protocol::queue;
+
+/// One tenant, `t`, whose clients are known by their virtual host.
+fn tenant(matching: Value) -> Value {
+    json!({ "tenants": [{ "name": "t", "match": matching, "vhost": "own" }] })
+}
+
+/// Whether a client is the tenant's.
+#[track_caller]
+fn is_ones(client: &Facts, config: &Value, connect: &[u8]) -> bool {
+    let answers = std::cell::RefCell::new(Vec::new());
+    both_of(client, config.clone(), |t| answers.borrow_mut().push(logs_in(t, connect).vhost == "own"));
+    let answers = answers.into_inner();
+    assert!(answers.windows(2).all(|both| both[0] == both[1]), "{config}: {answers:?}");
+    answers[0]
+}
+
+fn known() -> Facts {
+    Facts {
+        address: "192.0.2.7:9".parse().unwrap(),
+        port: 8883,
+        filter_chain: "tls-chain".into(),
+        server_name: Some("eu.acme.example".into()),
+        ..with_certificate(["O=acme,CN=sensor-1", "s.acme.example", "urn:acme:s"])
+    }
+}
+
+#[test]
+fn each_fact_can_decide() {
+    let connect = connect_with(0xc2, 0, &["c-1", "u-1", "p"]);
+    for (fact, fits, others) in [
+        ("port", json!(8883), json!(8884)),
+        ("address", json!("192.0.2.7"), json!("192.0.2.8")),
+        ("address", json!("192.0.2.0/24"), json!("192.0.3.0/24")),
+        ("sni", json!("*.acme.example"), json!("acme.example")),
+        ("filter_chain", json!("tls-chain"), json!("tls")),
+        ("vhost", json!("d*t"), json!("own")),
+        ("username", json!("u-*"), json!("u")),
+        ("client_id", json!("c-?"), json!("d-*")),
+        ("client_id", json!("*-1"), json!("-1")),
+        ("cert_cn", json!("sensor-*"), json!("CN=sensor-1")),
+        ("cert_dn", json!("O=acme,*"), json!("CN=*")),
+        ("cert_san", json!("s.acme.example"), json!("*.com")),
+        ("cert_san", json!("urn:*"), json!("urn")),
+    ] {
+        let config = |value: Value| {
+            let mut config = tenant(json!({ fact: value }));
+            config["vhost"] = "default".into();
+            config
+        };
+        // `?` is a character like any other.
+        let expected = fits != json!("c-?");
+        assert_eq!(is_ones(&known(), &config(fits.clone()), &connect), expected, "{fact} {fits}");
+        assert!(!is_ones(&known(), &config(others.clone()), &connect), "{fact} {others}");
+        assert!(!is_ones(&known(), &config(json!([])), &connect), "{fact}: one of none");
+        assert_eq!(is_ones(&known(), &config(json!([others, fits])), &connect), expected, "{fact}: a list");
+    }
+}
+
+#[test]
+fn what_is_not_known_does_not_fit() {
+    for fact in ["cert_cn", "cert_dn", "cert_san"] {
+        assert!(!is_ones(&Facts::default(), &tenant(json!({ fact: "*" })), &connect("c")), "{fact}");
+    }
+    for fact in ["sni", "filter_chain"] {
+        assert!(is_ones(&Facts::default(), &tenant(json!({ fact: "" })), &connect("c")), "{fact}");
+    }
+}
+
+#[test]
+fn all_that_is_given_has_to_fit() {
+    let config = tenant(json!({ "port": [8883, 8884], "sni": "*.acme.example", "username": "u" }));
+    assert!(is_ones(&known(), &config, &connect("c")));
+    assert!(is_ones(&Facts { port: 8884, ..known() }, &config, &connect("c")));
+    assert!(!is_ones(&Facts { port: 1883, ..known() }, &config, &connect("c")));
+    assert!(!is_ones(
+        &Facts { server_name: Some("other.example".into()), ..known() },
+        &config,
+        &connect("c")
+    ));
+    assert!(!is_ones(&known(), &config, &connect_as("v", "p")));
+    assert!(is_ones(&Facts::default(), &tenant(json!({})), &connect("c")), "nothing is given");
+}
+
+/// Name and id are the client's word, as it says them.
+#[test]
+fn what_the_client_says() {
+    let config = tenant(json!({ "username": "v:u" }));
+    both(config.clone(), |t| is_refused(t, connect_as("v:u", "p"), 5, "vhost_foreign"));
+    assert!(!is_ones(&Facts::default(), &config, &connect_as("u", "p")));
+    assert!(is_ones(&Facts::default(), &tenant(json!({ "username": "" })), &connect_anonymous()));
+    let made = connect_with(0x02, 0, &[""]);
+    assert!(is_ones(&Facts::default(), &tenant(json!({ "client_id": "" })), &made));
+}
+
+/// Without the tenant's own, which is a wall.
+#[test]
+fn the_virtual_host_is_that_of_the_rules() {
+    let mut config = json!({
+        "vhost": "default",
+        "mqtt_port_to_vhost_mapping": { "8883": "by-port" },
+        "tenants": [{ "name": "t", "match": { "vhost": ["by-port", "own"] }, "vhost": "own" }],
+    });
+    assert!(is_ones(&known(), &config, &connect("c")));
+    assert!(is_ones(&Facts::default(), &config, &connect_as("own:u", "p")));
+    assert!(!is_ones(&Facts::default(), &config, &connect("c")));
+    config["vhost"] = "own".into();
+    assert!(is_ones(&Facts::default(), &config, &connect("c")));
+}
+
+#[test]
+fn the_first_that_fits() {
+    let config = json!({
+        "tenants": [
+            { "name": "a", "match": { "port": 1 }, "vhost": "a" },
+            { "name": "b", "match": { "port": [1, 2] }, "vhost": "b" },
+            { "name": "c", "vhost": "c" },
+        ],
+    });
+    for (port, vhost) in [(1, "a"), (2, "b"), (3, "c")] {
+        let client = Facts { port, ..Facts::default() };
+        both_of(&client, config.clone(), |t| assert_eq!(logs_in(t, connect("c")).vhost, vhost));
+    }
+}
+
+#[test]
+fn a_client_may_have_to_be_one_s() {
+    let mut config = tenant(json!({ "port": 1 }));
+    both(config.clone(), |t| assert_eq!(logs_in(t, connect("c")).vhost, "/"));
+    config["require_tenant"] = true.into();
+    both(config.clone(), |t| is_refused(t, connect("c"), 5, "no_tenant"));
+    // Whatever its credentials are: that is the first step.
+    both(config.clone(), |t| is_refused(t, connect_as("u", ""), 5, "no_tenant"));
+    assert!(is_ones(&Facts { port: 1, ..Facts::default() }, &config, &connect("c")));
+}
+
+#[test]
+fn names() {
+    let named = |name: &str| json!({ "tenants": [{ "name": name }] });
+    let long = "a".repeat(64);
+    for name in ["a", "A-1_b", &long] {
+        assert!(Config::from_json(named(name).to_string().as_bytes()).is_ok(), "{name}");
+    }
+    // There the metrics of clients without a tenant are.
+    for name in ["none", "", "a b", "ä", "a.b", &"a".repeat(65)] {
+        assert_eq!(error_of(named(name)).path(), "tenants[0].name", "{name}");
+    }
+    assert_eq!(error_of(json!({ "tenants": [{ "name": "a" }, { "name": "a" }] })).path(), "tenants[1].name");
+}
+
+#[test]
+fn what_is_no_match() {
+    for (matching, path) in [
+        (json!({ "port": "x" }), "port"),
+        (json!({ "port": 0 }), "port"),
+        (json!({ "port": [1, 65536] }), "port[1]"),
+        (json!({ "address": "192.0.2.0/33" }), "address"),
+        (json!({ "address": "example.com" }), "address"),
+        (json!({ "color": "red" }), "color"),
+    ] {
+        assert_eq!(error_of(tenant(matching)).path(), format!("tenants[0].match.{path}"));
+    }
+}
+
+/// Both levels say something; what the tenant does not say, the top level does.
+struct Key {
+    key: &'static str,
+    top: Value,
+    own: Value,
+    /// Whether the tenant's clients have what its own says, or what the top level's says.
+    has: fn(&mut Talk) -> Has,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Has {
+    Top,
+    Own,
+}
+
+fn top_if(top: bool) -> Has {
+    if top { Has::Top } else { Has::Own }
+}
+
+/// Whether a client is let in.
+fn gets_in(t: &mut Talk, connect: Vec<u8>) -> bool {
+    t.client(connect);
+    t.agree();
+    t.broker_at_once(b"");
+    let heard = t.take_heard();
+    heard == connack(0)
+}
+
+/// Whether twenty messages come through at once.
+fn all_of_a_burst(t: &mut Talk) -> Has {
+    logged_in(t);
+    t.advance(5_000);
+    t.agree();
+    t.client(publish(0, 0, "a", b"x").repeat(20));
+    top_if(publishes(&t.agree()).len() == 20)
+}
+
+fn logged_in(t: &mut Talk) -> Vec<AMQPFrame> {
+    t.client(connect("c"));
+    let told = t.agree();
+    t.hears(connack(0));
+    told
+}
+
+#[test]
+fn each_key_is_the_tenant_s_or_the_top_level_s() {
+    let keys = [
+        Key {
+            key: "exchange",
+            top: json!("e-top"),
+            own: json!("e-own"),
+            has: |t| {
+                logged_in(t);
+                t.client(publish(0, 0, "a", b"x"));
+                top_if(exchanges(&t.agree()) == ["e-top"])
+            },
+        },
+        Key {
+            key: "queue_prefix",
+            top: json!("top."),
+            own: json!("own."),
+            has: |t| {
+                let told = logged_in(t);
+                top_if(queues(&told).iter().all(|queue| queue.starts_with("top.")))
+            },
+        },
+        Key {
+            key: "cluster",
+            top: json!("c-top"),
+            own: json!("c-own"),
+            has: |t| {
+                logged_in(t);
+                top_if(t.subject.upstream(t.connection) == Some("c-top"))
+            },
+        },
+        Key {
+            key: "allow_anonymous",
+            top: json!(true),
+            own: json!(false),
+            has: |t| top_if(gets_in(t, connect_anonymous())),
+        },
+        Key {
+            key: "default_user",
+            top: json!("top"),
+            own: json!("own"),
+            has: |t| top_if(logs_in(t, connect_anonymous()).username == "top"),
+        },
+        Key {
+            key: "default_pass",
+            top: json!("top"),
+            own: json!("own"),
+            has: |t| top_if(logs_in(t, connect_anonymous()).password == "top"),
+        },
+        Key {
+            key: "loopback_users",
+            top: json!([]),
+            own: json!(["u"]),
+            has: |t| {
+                another(t, &Facts { port: 1, ..from("192.0.2.7") });
+                top_if(gets_in(t, connect("c")))
+            },
+        },
+        Key {
+            key: "users",
+            top: json!([user("u", "p")]),
+            own: json!([user("u", "q")]),
+            has: |t| top_if(gets_in(t, connect("c"))),
+        },
+        Key {
+            key: "permissions",
+            top: json!([]),
+            own: json!([permission(".*")]),
+            has: |t| top_if(!gets_in(t, connect("c"))),
+        },
+        Key {
+            key: "topic_permissions",
+            top: topic_permission("^top"),
+            own: topic_permission("^own"),
+            has: |t| {
+                logged_in(t);
+                top_if(may_publish(t, "top"))
+            },
+        },
+        Key {
+            key: "client_id_pattern",
+            top: json!("c"),
+            own: json!("d"),
+            has: |t| top_if(gets_in(t, connect("c"))),
+        },
+        Key {
+            key: "on_unauthorized",
+            top: json!("drop"),
+            own: json!("disconnect"),
+            has: |t| {
+                logged_in(t);
+                t.client(publish_flags(1, 0, "a", b"x"));
+                t.agree();
+                t.advance(100);
+                top_if(!t.closed())
+            },
+        },
+        Key {
+            key: "retained",
+            top: json!(true),
+            own: json!(false),
+            has: |t| {
+                logged_in(t);
+                t.client(publish_flags(1, 0, "a", b"x"));
+                // To be kept it has to be confirmed first.
+                let told = t.agree();
+                let is_confirmed = told.iter().any(|it| matches!(it, AMQPFrame::Method(methods::CONFIRM, _)));
+                top_if(is_confirmed)
+            },
+        },
+        Key {
+            key: "prefetch",
+            top: json!(7),
+            own: json!(8),
+            has: |t| {
+                let told = logged_in(t);
+                top_if(told.contains(&AMQPFrame::Method(methods::CONSUME, methods::qos(7))))
+            },
+        },
+        Key {
+            key: "publish",
+            top: json!({ "deny": ["own"] }),
+            own: json!({ "deny": ["top"] }),
+            has: |t| {
+                logged_in(t);
+                top_if(may_publish(t, "top"))
+            },
+        },
+        Key {
+            key: "subscribe",
+            top: json!({ "deny": ["own"] }),
+            own: json!({ "deny": ["top"] }),
+            has: |t| {
+                logged_in(t);
+                top_if(subscribes(t, &["top"]) == [1])
+            },
+        },
+        Key { key: "client_message_rate", top: json!(1000), own: json!(5), has: all_of_a_burst },
+        Key { key: "client_byte_rate", top: json!(100_000), own: json!(50), has: all_of_a_burst },
+        Key { key: "message_rate", top: json!(1000), own: json!(5), has: all_of_a_burst },
+        Key { key: "byte_rate", top: json!(100_000), own: json!(50), has: all_of_a_burst },
+        Key {
+            key: "retain_allowed",
+            top: json!(false),
+            own: json!(true),
+            has: |t| {
+                logged_in(t);
+                t.client(publish_flags(1, 0, "a", b"x"));
+                top_if(publishes(&t.agree()).is_empty())
+            },
+        },
+        Key {
+            key: "max_connections",
+            top: json!(1),
+            own: json!(2),
+            has: |t| {
+                logged_in(t);
+                another(t, &Facts { port: 1, ..Facts::default() });
+                top_if(!gets_in(t, connect("d")))
+            },
+        },
+        Key {
+            key: "max_inflight",
+            top: json!(5),
+            own: json!(1),
+            has: |t| {
+                logged_in(t);
+                t.client((1..=3).flat_map(|id| publish(1, id, "a", b"x")).collect::<Vec<_>>());
+                top_if(publishes(&t.broker.heard().iter().cloned().collect::<Vec<_>>()).len() == 3)
+            },
+        },
+        Key {
+            key: "max_payload_size",
+            top: json!(10),
+            own: json!(1),
+            has: |t| {
+                logged_in(t);
+                t.client(publish(0, 0, "a", b"xx"));
+                top_if(!publishes(&t.agree()).is_empty())
+            },
+        },
+        Key {
+            key: "max_qos",
+            top: json!(0),
+            own: json!(1),
+            has: |t| {
+                logged_in(t);
+                top_if(subscribes(t, &["a"]) == [0])
+            },
+        },
+        Key {
+            key: "max_topic_levels",
+            top: json!(1),
+            own: json!(2),
+            has: |t| {
+                logged_in(t);
+                top_if(!may_publish(t, "a/b"))
+            },
+        },
+        Key {
+            key: "max_subscriptions",
+            top: json!(1),
+            own: json!(2),
+            has: |t| {
+                logged_in(t);
+                top_if(subscribes(t, &["a", "b"]) == [1, REFUSED])
+            },
+        },
+    ];
+    for Key { key, top, own, has } in keys {
+        for (says_own, expected) in [(false, Has::Top), (true, Has::Own)] {
+            let mut config = json!({
+                "on_unauthorized": "drop",
+                key: top,
+                "tenants": [{ "name": "t", "match": { "port": 1 } }],
+            });
+            if key == "on_unauthorized" {
+                config["retain_allowed"] = false.into();
+            }
+            if says_own {
+                config["tenants"][0][key] = own.clone();
+            }
+            both_of(&Facts { port: 1, ..Facts::default() }, config.clone(), |t| {
+                assert_eq!(has(t), expected, "{}: {key} {expected:?}", t.name);
+            });
+        }
+    }
+}
+
+/// As it is the other way round, too.
+#[test]
+fn a_tenant_may_forbid_what_the_top_level_allows() {
+    for (key, own) in [("retain_allowed", json!(false)), ("max_payload_size", json!(0))] {
+        let config = json!({ "on_unauthorized": "drop", "tenants": [{ "name": "t", "match": { "port": 1 }, key: own }] });
+        for (port, messages) in [(1, 0), (2, 1)] {
+            both_of(&Facts { port, ..Facts::default() }, config.clone(), |t| {
+                logged_in(t);
+                t.client(publish_flags(1, 0, "a", b"x"));
+                assert_eq!(publishes(&t.agree()).len(), messages, "{} {key}", t.name);
+            });
+        }
+    }
+}
+
+#[test]
+fn accounts_and_certificates_are_the_tenant_s_or_the_top_level_s() {
+    let client = |port| Facts { port, ..with_certificate(["CN=s", "", ""]) };
+    let config = json!({
+        "ssl_cert_login": true, "broker_user": "top", "broker_pass": "t",
+        "tenants": [
+            { "name": "a", "match": { "port": 1 } },
+            { "name": "b", "match": { "port": 2 }, "broker_user": "own", "broker_pass": "o" },
+            { "name": "c", "match": { "port": 3 }, "ssl_cert_login": false },
+        ],
+    });
+    for (port, login) in [(9, ["top", "t"]), (1, ["top", "t"]), (2, ["own", "o"]), (3, ["guest", "guest"])] {
+        both_of(&client(port), config.clone(), |t| logs_in_as(t, connect_anonymous(), login));
+    }
+}
+
+/// Who anonymous clients are is one matter, whether there are any another.
+#[test]
+fn a_tenant_may_allow_anonymous_clients_where_others_do_not() {
+    let mut config = json!({
+        "allow_anonymous": false, "default_user": "someone", "default_pass": "s",
+        "tenants": [{ "name": "t", "match": { "port": 1 }, "allow_anonymous": true }],
+    });
+    both(config.clone(), |t| is_refused(t, connect_anonymous(), 4, "credentials_missing"));
+    both_of(&Facts { port: 1, ..Facts::default() }, config.clone(), |t| {
+        logs_in_as(t, connect_anonymous(), ["someone", "s"]);
+    });
+    config["default_user"] = "".into();
+    assert_eq!(error_of(config).path(), "tenants[0].default_user");
+}
+
+/// Eager connects before a tenant is known.
+#[test]
+fn a_cluster_of_its_own_needs_lazy_mode() {
+    let config = json!({ "connect_mode": "eager", "tenants": [{ "name": "t", "cluster": "c" }] });
+    assert_eq!(error_of(config).path(), "tenants[0].cluster");
+    assert_eq!(error_of(json!({ "tenants": [{ "name": "t", "cluster": "" }] })).path(), "tenants[0].cluster");
+}
+
+/// A client without a tenant goes where `tcp_proxy` says.
+#[test]
+fn without_a_cluster_it_is_the_proxy_s() {
+    let config = json!({ "tenants": [{ "name": "t", "match": { "port": 1 }, "cluster": "theirs" }] });
+    for (port, upstream) in [(1, "theirs"), (2, "")] {
+        both_of(&Facts { port, ..Facts::default() }, config.clone(), |t| {
+            logged_in(t);
+            assert_eq!(t.subject.upstream(t.connection), Some(upstream), "{}", t.name);
+        });
+    }
+}
+
+/// Tenants may share a virtual host if each has queues and topics of its own.
+#[test]
+fn prefix_and_exchange_are_in_all_that_a_client_does() {
+    let config = json!({
+        "tenants": [{ "name": "t", "queue_prefix": "acme.", "exchange": "acme.topic" }],
+    });
+    both(config, |t| {
+        let mut told = logged_in(t);
+        t.client(
+            [subscribe(1, &[("a/+", 1), ("b", 0)]), publish(1, 7, "a", b"x"), publish(0, 0, "a", b"x")]
+                .concat(),
+        );
+        told.extend(t.agree());
+        assert!(
+            queues(&told).len() > 5
+                && queues(&told).iter().all(|it| it.starts_with("acme.mqtt-subscription-c"))
+        );
+        let exchanges = exchanges(&told);
+        assert!(exchanges.len() >= 4 && exchanges.iter().all(|it| it == "acme.topic"), "{exchanges:?}");
+    });
+}
+
+fn permission(expression: &str) -> Value {
+    json!({ "user": "u", "vhost": "/", "configure": expression, "write": expression, "read": expression })
+}
+
+fn topic_permission(expression: &str) -> Value {
+    json!([{ "user": "u", "vhost": "/", "exchange": "amq.topic", "write": expression, "read": ".*" }])
+}
+
+/// Exchanges that were published or bound to.
+fn exchanges(told: &[AMQPFrame]) -> Vec<String> {
+    let exchange = |frame: &AMQPFrame| match frame {
+        AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Publish(it))) => {
+            Some(it.exchange.to_string())
+        }
+        AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Bind(it))) => Some(it.exchange.to_string()),
+        _ => None,
+    };
+    told.iter().filter_map(exchange).collect()
+}
+
+/// Queues that were declared or deleted.
+fn queues(told: &[AMQPFrame]) -> Vec<String> {
+    let queue = |frame: &AMQPFrame| match frame {
+        AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Declare(it))) => Some(it.queue.to_string()),
+        AMQPFrame::Method(_, AMQPClass::Queue(queue::AMQPMethod::Delete(it))) => Some(it.queue.to_string()),
+        _ => None,
+    };
+    told.iter().filter_map(queue).collect()
+}

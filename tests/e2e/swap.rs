@@ -122,7 +122,7 @@ fn a_drain_brings_clients_to_the_new_build() -> Result<()> {
     let (mut persistent, present) = Client::resume(address, "swap-session")?;
     assert!(present);
     assert_eq!(persistent.receive()?.payload, b"meanwhile");
-    assert_eq!(envoy.stat("wasmcustom.leveret.closed.replaced")?, 2);
+    assert_eq!(envoy.stat("wasmcustom.leveret.none.closed.replaced")?, 2);
     later.ping()
 }
 

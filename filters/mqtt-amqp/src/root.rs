@@ -3,6 +3,7 @@
 use crate::{
     BUILD, STAMP,
     builds::Builds,
+    estate::Estate,
     host::{self, Buffer, Level, MetricKind, Status},
     stream::{Connection, Stream, Unconfigured},
 };
@@ -123,6 +124,7 @@ pub(crate) struct Worker {
     warned: Cell<bool>,
     /// Metric numbers by tenant. Each is defined when it is first needed: most never are.
     metrics: RefCell<BTreeMap<Box<str>, BTreeMap<Metric, u32>>>,
+    estate: Estate,
     connections: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>>,
     /// From the virtual machine's start on.
     builds: RefCell<Option<Builds>>,
@@ -175,8 +177,9 @@ impl Worker {
             Kind::Gauge => MetricKind::Gauge,
             Kind::Histogram => MetricKind::Histogram,
         };
-        let number =
-            self.checked(host::define_metric(kind, &format!("leveret.{tenant}.{}", metric.name())))?;
+        let name = format!("leveret.{tenant}.{}", metric.name());
+        let number = self.checked(host::define_metric(kind, &name))?;
+        self.estate.tell(kind, &name);
         self.metrics.borrow_mut().entry(tenant.into()).or_default().insert(metric, number);
         Some(number)
     }
@@ -274,6 +277,7 @@ impl Worker {
     }
 
     fn look_at_builds(&self, now: Instant) {
+        self.estate.adopt();
         if let Some(builds) = &mut *self.builds.borrow_mut() {
             self.checked(builds.handle_tick(now, self.connections.borrow().keys().copied()));
         }
@@ -284,6 +288,7 @@ impl Worker {
     }
 
     fn announce(&self) {
+        self.estate.adopt();
         if let Some(builds) = &*self.builds.borrow() {
             builds.announce();
         }

@@ -59,6 +59,10 @@ fn each_module_counts_its_connections() -> Result<()> {
     assert!(envoy.log().contains(&format!("build {stamp} module {second}")));
     let gauge = |module: &str| format!("wasmcustom.leveret_release.leveret.{stamp}.{module}.serves");
     assert_eq!((envoy.stat(&gauge(&first))?, envoy.stat(&gauge(&second))?), (0, 1));
+    let labels = format!(r#"{{filter="leveret",build="{stamp}",module="{second}"}}"#);
+    let metrics = envoy.admin("/stats/prometheus")?;
+    assert!(metrics.contains(&format!("leveret_release_serves{labels} 1\n")));
+    assert!(metrics.contains(&format!("leveret_release_connections{labels} 2\n")));
     old.disconnect()?;
     seen([(&second, true, 2), (&first, false, 0)])?;
     // Back is a swap as any other, to the module that was kept.

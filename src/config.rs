@@ -6,6 +6,7 @@
 mod keys;
 mod lists;
 mod read;
+mod release;
 mod tenants;
 
 use core::fmt;
@@ -15,6 +16,8 @@ use crate::policy::Policy;
 use crate::time::Duration;
 use crate::topic::TopicMapping;
 use keys::Keys;
+
+pub use release::Release;
 
 type Result<T> = core::result::Result<T, ConfigError>;
 

@@ -37,6 +37,8 @@ pub enum Error {
     Nack,
     /// Another connection with the same client id took over. [MQTT-3.1.4-2]
     TakenOver,
+    /// The operator wants the client on a newer build of the module.
+    Replaced,
     /// A queue of the client's was deleted under it.
     QueueDeleted,
     /// The broker's bytes are not AMQP 0-9-1.
@@ -138,6 +140,7 @@ impl Error {
             | Self::Denied(_)
             | Self::Nack
             | Self::TakenOver
+            | Self::Replaced
             | Self::QueueDeleted => None,
         }
     }
@@ -202,6 +205,7 @@ impl fmt::Display for Error {
             },
             Self::Nack => f.write_str("broker could not take a message (basic.nack)"),
             Self::TakenOver => f.write_str("client: came again on another connection"),
+            Self::Replaced => f.write_str("operator: a newer build serves"),
             Self::QueueDeleted => f.write_str("broker: a queue of the client's was deleted"),
             Self::BrokerMalformed(e) => write!(f, "broker: malformed frame: {e}"),
             Self::BrokerMisbehaved(BrokerMisbehaved::Unexpected) => f.write_str("broker: unexpected method"),

@@ -72,6 +72,7 @@ impl Event {
                 Error::BrokerMisbehaved(_) => (M::ClosedBrokerMisbehaved, None),
                 Error::BrokerGone | Error::BrokerSilent => (M::ClosedBrokerGone, None),
                 Error::TakenOver => (M::ClosedTakenOver, None),
+                Error::Replaced => (M::ClosedReplaced, None),
                 Error::Denied(denial) => (M::ClosedDenied, Some(rule(denial))),
             },
             Self::Undeliverable => (M::Undeliverable, None),
@@ -105,6 +106,7 @@ impl Event {
                 Level::Info
             }
             Self::Refused(_, error) | Self::Failed(error) => match error {
+                Error::Replaced => Level::Debug,
                 Error::Malformed(_)
                 | Error::Misbehaved(_)
                 | Error::Refused(_)

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod names;
 pub mod policy;
+pub mod release;
 mod secret;
 pub mod time;
 pub mod topic;

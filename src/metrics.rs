@@ -83,6 +83,7 @@ metrics! {
     ClosedBrokerMisbehaved: Counter "closed.broker_misbehaved",
     ClosedBrokerGone: Counter "closed.broker_gone",
     ClosedTakenOver: Counter "closed.taken_over",
+    ClosedReplaced: Counter "closed.replaced",
     ClosedDenied: Counter "closed.denied",
     // What was wrong with a client's bytes.
     MalformedPacketType: Counter "malformed.packet_type",

@@ -18,7 +18,7 @@ pub mod permissions;
 mod quota;
 mod rate;
 mod rights;
-mod shared;
+pub(crate) mod shared;
 mod tenant;
 pub mod users;
 pub mod variables;

@@ -264,7 +264,7 @@ fn a_stepped_wall_clock_freezes_no_deadline() {
 #[test]
 fn no_status_makes_the_module_trap() {
     const STATUSES: [u32; 8] = [1, 2, 3, 7, 10, 11, 12, 4711];
-    const CALLS: [&str; 12] = [
+    const CALLS: [&str; 13] = [
         "proxy_get_log_level",
         "proxy_get_current_time_nanoseconds",
         "proxy_set_tick_period_milliseconds",
@@ -277,6 +277,7 @@ fn no_status_makes_the_module_trap() {
         "proxy_call_foreign_function",
         "proxy_define_metric",
         "proxy_increment_metric",
+        "proxy_record_metric",
     ];
     for call in CALLS {
         for status in STATUSES {

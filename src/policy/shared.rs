@@ -29,10 +29,10 @@ pub(super) const RENEWAL: Duration = Duration::from_secs(1);
 const LEASE_NANOS: u64 = 5_000_000_000;
 
 /// How often a change is tried again that others got ahead of.
-const TRIES: usize = 256;
+pub(crate) const TRIES: usize = 256;
 
-/// A tenant's connections.
-pub(super) struct Seats {
+/// Connections that are counted over all workers: a tenant's, or a release's.
+pub(crate) struct Seats {
     key: Box<str>,
     /// The most over all workers.
     limit: u32,
@@ -53,6 +53,20 @@ impl Seats {
         let key: Box<str> = format!("leveret.connections.{tenant}").into();
         create(shared, &key);
         Self { key, limit, own: Cell::new(0) }
+    }
+
+    /// To be counted only.
+    pub(crate) fn unlimited(key: &str, shared: &dyn Shared) -> Self {
+        create(shared, key);
+        Self { key: key.into(), limit: u32::MAX, own: Cell::new(0) }
+    }
+
+    /// Says how many this worker has.
+    pub(crate) fn hold(&self, shared: &dyn Shared, worker: u64, count: u32) {
+        if count > 0 || self.own.get() > 0 {
+            self.own.set(count);
+            self.update(shared, worker, count, |_| true);
+        }
     }
 
     /// Takes a seat; `false` when there is none left.
@@ -117,6 +131,14 @@ impl Lease {
     }
 }
 
+/// The connections of all workers that are there.
+pub(crate) fn leased(shared: &dyn Shared, key: &str) -> u64 {
+    let now = shared.now();
+    let leases = leases(&read(shared, key).0);
+    let alive = leases.iter().filter(|lease| lease.renewed.abs_diff(now) < LEASE_NANOS);
+    alive.map(|lease| u64::from(lease.count)).sum()
+}
+
 fn leases(value: &[u8]) -> Vec<Lease> {
     let mut reader = Reader::new(value);
     let mut lease = || {
@@ -175,13 +197,13 @@ impl SharedMeter {
 const MOST_DEBT: u64 = 3_600_000_000_000;
 
 /// Without this the first changes of two workers would both succeed, as neither would have a mark.
-fn create(shared: &dyn Shared, key: &str) {
+pub(crate) fn create(shared: &dyn Shared, key: &str) {
     if shared.get(key).is_none() {
         shared.set(key, &[], None);
     }
 }
 
-fn read(shared: &dyn Shared, key: &str) -> (Vec<u8>, Option<u32>) {
+pub(crate) fn read(shared: &dyn Shared, key: &str) -> (Vec<u8>, Option<u32>) {
     shared.get(key).map_or((Vec::new(), None), |(value, mark)| (value, Some(mark)))
 }
 

@@ -38,6 +38,7 @@ mod rules;
 mod sessions;
 mod shared;
 mod shipped;
+mod swap;
 mod takeover;
 mod topics;
 mod wills;

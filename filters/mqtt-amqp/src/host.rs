@@ -29,6 +29,8 @@ pub(crate) enum Buffer {
     Downstream = 2,
     /// On the way from upstream; reachable only inside `on_upstream_data`.
     Upstream = 3,
+    /// The VM configuration; reachable only inside `on_vm_start`.
+    VmConfiguration = 6,
     /// The plugin configuration; reachable only inside `on_configure`.
     Configuration = 7,
 }
@@ -177,7 +179,7 @@ pub(crate) fn increment(metric: u32, by: i64) -> Result<(), Status> {
     check(unsafe { proxy_increment_metric(metric, by) })
 }
 
-/// Adds a value to a histogram.
+/// Sets a gauge, or adds a value to a histogram.
 pub(crate) fn record(metric: u32, value: u64) -> Result<(), Status> {
     check(unsafe { proxy_record_metric(metric, value) })
 }

@@ -1,9 +1,12 @@
 //! Leveret as a proxy-wasm network filter: what connects the core to Envoy, and nothing that decides.
 //!
-//! `root` is one plugin configuration on one worker, `stream` one client connection, `host` the calls
-//! to the proxy. Envoy's words (downstream, upstream) end here: the core speaks of client and broker.
+//! `root` is one plugin configuration on one worker, `stream` one client connection, `builds` this module among those before and
+//! after it, `estate` the metrics that outlive it, `host` the calls to the proxy. Envoy's words (downstream, upstream) end here: the
+//! core speaks of client and broker.
 #![expect(missing_docs, reason = "the SDK's macro exports its entry point without a word")]
 
+mod builds;
+mod estate;
 mod host;
 mod root;
 mod stream;

@@ -2,6 +2,8 @@
 
 use crate::{
     BUILD, STAMP,
+    builds::Builds,
+    estate::Estate,
     host::{self, Buffer, Level, MetricKind, Status},
     stream::{Connection, Stream, Unconfigured},
 };
@@ -35,14 +37,23 @@ pub(crate) struct Root {
 impl Context for Root {}
 
 impl RootContext for Root {
-    fn on_vm_start(&mut self, _configuration_size: usize) -> bool {
+    fn on_vm_start(&mut self, size: usize) -> bool {
         self.worker.start();
-        true
+        match Builds::read(size, self.worker.number.get()) {
+            Ok(builds) => {
+                self.worker.builds.replace(Some(builds));
+                true
+            }
+            Err(error) => {
+                host::log(Level::Error, &error);
+                false
+            }
+        }
     }
 
     /// On `false` Envoy keeps what it had.
     fn on_configure(&mut self, size: usize) -> bool {
-        host::log(Level::Info, &[STAMP, BUILD].concat());
+        host::log(Level::Info, &[STAMP, BUILD, " module ", &self.worker.module()].concat());
         // A configuration that cannot be read must not become the default one.
         let json = match host::read(Buffer::Configuration) {
             Ok(json) => json,
@@ -56,6 +67,7 @@ impl RootContext for Root {
             Ok(config) => {
                 let gate = Gate::new(config.policy.clone(), Rc::new(Proxy), self.worker.number.get());
                 self.config = Some((Rc::new(config), Rc::new(gate)));
+                self.worker.announce();
                 true
             }
             Err(error) => {
@@ -112,7 +124,10 @@ pub(crate) struct Worker {
     warned: Cell<bool>,
     /// Metric numbers by tenant. Each is defined when it is first needed: most never are.
     metrics: RefCell<BTreeMap<Box<str>, BTreeMap<Metric, u32>>>,
+    estate: Estate,
     connections: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>>,
+    /// From the virtual machine's start on.
+    builds: RefCell<Option<Builds>>,
     /// Who is to be woken when: a tick costs what is due, not what exists.
     alarms: RefCell<BTreeSet<(Instant, u32)>>,
 }
@@ -162,8 +177,9 @@ impl Worker {
             Kind::Gauge => MetricKind::Gauge,
             Kind::Histogram => MetricKind::Histogram,
         };
-        let number =
-            self.checked(host::define_metric(kind, &format!("leveret.{tenant}.{}", metric.name())))?;
+        let name = format!("leveret.{tenant}.{}", metric.name());
+        let number = self.checked(host::define_metric(kind, &name))?;
+        self.estate.tell(kind, &name);
         self.metrics.borrow_mut().entry(tenant.into()).or_default().insert(metric, number);
         Some(number)
     }
@@ -189,6 +205,9 @@ impl Worker {
     }
 
     pub(crate) fn admit(&self, id: u32, connection: Rc<RefCell<Connection>>) {
+        if let Some(builds) = &mut *self.builds.borrow_mut() {
+            builds.admit(self.clock.get().now, id);
+        }
         self.connections.borrow_mut().insert(id, connection);
     }
 
@@ -246,6 +265,37 @@ impl Worker {
                 connection.borrow_mut().on_alarm(now, self);
             }
         }
+        self.look_at_builds(now);
+        while let Some(id) = self.next_replaced(now) {
+            let connection = self.connections.borrow().get(&id).cloned();
+            if let Some(connection) = connection
+                && self.checked(host::set_effective_context(id)).is_some()
+            {
+                connection.borrow_mut().on_replaced(now, self);
+            }
+        }
+    }
+
+    fn look_at_builds(&self, now: Instant) {
+        self.estate.adopt();
+        if let Some(builds) = &mut *self.builds.borrow_mut() {
+            self.checked(builds.handle_tick(now, self.connections.borrow().keys().copied()));
+        }
+    }
+
+    fn next_replaced(&self, now: Instant) -> Option<u32> {
+        self.builds.borrow_mut().as_mut()?.poll_end(now)
+    }
+
+    fn announce(&self) {
+        self.estate.adopt();
+        if let Some(builds) = &*self.builds.borrow() {
+            builds.announce();
+        }
+    }
+
+    fn module(&self) -> Box<str> {
+        self.builds.borrow().as_ref().map(|builds| builds.module.clone()).unwrap_or_default()
     }
 
     /// Asked once a tick and not once an event: it can be changed while Envoy runs, and asking costs.
@@ -257,7 +307,7 @@ impl Worker {
 }
 
 /// What the workers share, in the proxy.
-struct Proxy;
+pub(crate) struct Proxy;
 
 impl Shared for Proxy {
     fn now(&self) -> u64 {

@@ -139,6 +139,13 @@ impl Connection {
         self.settle(flushed.map(|()| Reply::None), now, worker);
     }
 
+    /// Called by the tick when a later build is to have the client.
+    pub(crate) fn on_replaced(&mut self, now: Instant, worker: &Worker) {
+        self.bridge.handle_replaced(now);
+        let flushed = self.flush(now, worker);
+        self.settle(flushed.map(|()| Reply::None), now, worker);
+    }
+
     fn on_downstream_close(&mut self, now: Instant, worker: &Worker) {
         self.closed = true;
         self.bridge.handle_client_closed(now);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
 
 use crate::process::{Process, wait_until};
 
@@ -111,6 +111,11 @@ impl Envoy {
         Ok(serde_json::from_str(&self.admin("/memory")?)?)
     }
 
+    /// Where it logs.
+    pub fn log_file(&self) -> &Path {
+        self.process.log_file()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.process.log()
@@ -134,6 +139,14 @@ pub fn validate(folder: &Path, config: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The filter's own configuration from a file of a user's: YAML or JSON with its keys.
+pub fn read_plugin_configuration(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let plugin = parse_yaml(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    ensure!(plugin.is_object() || plugin.is_null(), "{}: not a map of the filter's keys", path.display());
+    Ok(if plugin.is_null() { json!({}) } else { plugin })
+}
+
 /// `$ENVOY`, `envoy` on PATH, or the one that `build.sh` has installed.
 pub fn find() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("ENVOY").filter(|path| !path.is_empty()) {
@@ -148,14 +161,14 @@ pub fn find() -> Result<PathBuf> {
 }
 
 /// The first thing the log says at `error` or above: what follows from it comes later.
-fn complaint(log: &str) -> Option<&str> {
+pub(crate) fn complaint(log: &str) -> Option<&str> {
     let serious = log.lines().find(|line| line.contains("][error][") || line.contains("][critical]["))?;
     let (_time_and_level, rest) = serious.split_once("] [")?;
     let (_source, text) = rest.split_once("] ")?;
     Some(text.trim_start_matches("wasm log leveret: "))
 }
 
-fn get(admin: &str, path: &str) -> Result<String> {
+pub(crate) fn get(admin: &str, path: &str) -> Result<String> {
     let url = format!("http://{admin}{path}");
     let answer = ureq::get(&url).config().timeout_global(Some(ANSWER)).build().call();
     let mut answer = answer.with_context(|| url.clone())?;

@@ -32,6 +32,7 @@ pub mod rabbitmq;
 pub mod scripted_broker;
 #[cfg(feature = "wasm")]
 pub mod subject;
+pub mod swap;
 #[cfg(feature = "wasm")]
 pub mod talk;
 #[cfg(feature = "tls")]

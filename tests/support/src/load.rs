@@ -9,7 +9,7 @@
 mod cpu;
 #[cfg(test)]
 mod faulty;
-mod fleet;
+pub(crate) mod fleet;
 mod report;
 mod sequence;
 mod targets;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -96,11 +96,45 @@ impl Shipped {
 
     /// The whole configuration, to be changed further or given to [`Envoy::start`](super::Envoy::start).
     pub fn render(&self) -> Result<Value> {
-        let path = crate::root().join("envoy").join(self.mode.name()).with_extension("yaml");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut config = parse_yaml(&text).with_context(|| path.display().to_string())?;
-        self.fill(&mut config).with_context(|| format!("{} lacks a well-known name", path.display()))?;
+        let mut config = read(self.mode.name())?;
+        self.fill(&mut config).with_context(|| format!("{}.yaml {LACKING}", self.mode.name()))?;
         Ok(config)
+    }
+
+    /// The same as `envoy/ecds.yaml` has it, with the filter in a file of its own: the configuration, and what belongs in that `file`.
+    pub fn render_discovered(&self, file: &Path) -> Result<(Value, Value)> {
+        let (discovering, mut resources) = (read("ecds")?, read("leveret-ecds")?);
+        // There is no such file for eager connects: the filter's place is the same.
+        let config = if self.mode == Mode::Lazy { discovering.clone() } else { read(self.mode.name())? };
+        let config = self.discover(config, discovering, &mut resources, file);
+        Ok((config.with_context(|| format!("ecds.yaml {LACKING}"))?, resources))
+    }
+
+    fn discover(
+        &self,
+        mut config: Value,
+        mut discovering: Value,
+        resources: &mut Value,
+        file: &Path,
+    ) -> Option<Value> {
+        let filter = "/static_resources/listeners/0/filter_chains/0/filters";
+        let discovered = named(discovering.pointer_mut(filter)?, "leveret")?;
+        *discovered.pointer_mut("/config_discovery/config_source/path_config_source/path")? = json!(file);
+        let resource = named(resources.pointer_mut("/resources")?, "leveret")?;
+        // It is filled in its usual place, and then taken out.
+        let usual = json!({ "name": "leveret", "typed_config": resource["typed_config"] });
+        *named(config.pointer_mut(filter)?, "leveret")? = usual;
+        self.fill(&mut config)?;
+        for listener in config.pointer_mut("/static_resources/listeners")?.as_array_mut()? {
+            for chain in listener["filter_chains"].as_array_mut()? {
+                if let Some(filter) = named(&mut chain["filters"], "leveret") {
+                    resource["typed_config"] = filter["typed_config"].take();
+                    *filter = discovered.clone();
+                }
+            }
+        }
+        config["node"] = discovering["node"].take();
+        Some(config)
     }
 
     /// Goes to what it changes by name, so a file may grow around it.
@@ -207,6 +241,13 @@ pub fn named<'a>(list: &'a mut Value, name: &str) -> Option<&'a mut Value> {
     list.as_array_mut()?.iter_mut().find(|item| item["name"] == name)
 }
 
+/// A file in `envoy/`.
+fn read(stem: &str) -> Result<Value> {
+    let path = crate::root().join("envoy").join(stem).with_extension("yaml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse_yaml(&text).with_context(|| path.display().to_string())
+}
+
 /// YAML (so also JSON) as a value.
 pub fn parse_yaml(text: &str) -> Result<Value> {
     Ok(serde_saphyr::from_str(text)?)
@@ -216,6 +257,8 @@ pub fn parse_yaml(text: &str) -> Result<Value> {
 pub fn module() -> PathBuf {
     std::env::var_os("LEVERET_WASM").map_or_else(|| crate::root().join("target/leveret.wasm"), PathBuf::from)
 }
+
+const LACKING: &str = "lacks a well-known name";
 
 fn socket_address(host: impl ToString, port: u16) -> Value {
     json!({ "address": host.to_string(), "port_value": port })

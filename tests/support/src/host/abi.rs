@@ -184,11 +184,11 @@ pub(super) fn define(linker: &mut Linker<Proxy>) -> Result<()> {
             Ok(())
         })
     })?;
-    linker.func_wrap("env", "proxy_record_metric", |mut guest: Guest<'_>, id: u32, _value: u64| {
+    linker.func_wrap("env", "proxy_record_metric", |mut guest: Guest<'_>, id: u32, value: u64| {
         call(&mut guest, "proxy_record_metric", |guest| {
             let metric = guest.data_mut().metrics.get_mut(id as usize).ok_or(NOT_FOUND)?;
-            assert_eq!(metric.kind, HISTOGRAM, "only a distribution has values");
-            metric.value += 1;
+            assert_ne!(metric.kind, COUNTER, "a counter is only added to");
+            metric.value = if metric.kind == GAUGE { value } else { metric.value + 1 };
             Ok(())
         })
     })?;
@@ -345,4 +345,3 @@ const PLUGIN_CONFIGURATION: u32 = 7;
 const DOWNSTREAM: u32 = 2;
 const COUNTER: u32 = 0;
 const GAUGE: u32 = 1;
-const HISTOGRAM: u32 = 2;

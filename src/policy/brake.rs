@@ -38,6 +38,8 @@ pub(super) struct Brake {
     addresses: Tally,
     users: Tally,
     tried: Tally,
+    /// By user and address.
+    guesses: Tally,
     welcome: Tally,
 }
 
@@ -64,6 +66,7 @@ impl Brake {
             addresses: Tally::default(),
             users: Tally::default(),
             tried: Tally::default(),
+            guesses: Tally::default(),
             welcome: Tally::default(),
         }
     }
@@ -75,17 +78,27 @@ impl Brake {
             tally.forget(now, window);
             limit > 0 && tally.count(key) >= limit
         };
+        self.guesses.forget(now, window);
         let is_over = is_over(&mut self.addresses, attempt.address, per_address)
             || is_over(&mut self.users, attempt.user, per_user);
-        is_over && self.welcome.count(attempt.pair) == 0
+        is_over && !self.is_welcome(attempt)
+    }
+
+    /// Whether the user has logged in from there before, and nobody there has guessed at it since as an address may.
+    fn is_welcome(&self, attempt: &Attempt) -> bool {
+        let guesses = self.guesses.count(attempt.pair);
+        self.welcome.count(attempt.pair) > 0
+            && (self.limits.per_address == 0 || guesses < self.limits.per_address)
     }
 
     /// The password was wrong. A device that has the wrong one, and sends it again and again, does not guess.
     pub(super) fn failed(&mut self, now: Instant, attempt: &Attempt) {
         self.tried.forget(now, self.limits.window);
+        self.guesses.forget(now, self.limits.window);
         if self.tried.count(attempt.whole) == 0 {
             self.tried.add(now, attempt.whole);
             self.addresses.add(now, attempt.address);
+            self.guesses.add(now, attempt.pair);
             self.users.add(now, attempt.user);
         }
     }
@@ -184,6 +197,18 @@ mod tests {
         assert!(brake.is_on(at(2), &attempt("203.0.113.1", "a", "x")));
         assert!(!brake.is_on(at(2), &attempt("203.0.113.1", "b", "x")));
         assert!(!brake.is_on(at(2), &attempt("198.51.100.1", "a", "right")));
+    }
+
+    #[test]
+    fn who_guesses_where_a_user_is_at_home_is_held_there_too() {
+        let mut brake = Brake::new(LIMITS);
+        brake.succeeded(at(0), &attempt("192.0.2.1", "a", "right"));
+        guess(&mut brake, 1, "192.0.2.1", "b", 0..3);
+        guess(&mut brake, 1, "192.0.2.1", "a", 0..2);
+        assert!(!brake.is_on(at(2), &attempt("192.0.2.1", "a", "right")));
+        guess(&mut brake, 2, "192.0.2.1", "a", 2..3);
+        assert!(brake.is_on(at(3), &attempt("192.0.2.1", "a", "right")));
+        assert!(!brake.is_on(at(62), &attempt("192.0.2.1", "a", "right")));
     }
 
     #[test]

@@ -57,6 +57,27 @@ fn nothing_is_lost_nor_reordered_however_it_is_cut() {
     }
 }
 
+/// Nor where the proxy's queues, by which bytes are put back into its buffer, do not call.
+#[test]
+fn without_the_proxy_s_queues() {
+    both(json!({ "client_message_rate": 10 }), |t| {
+        ready(t);
+        if let Some(host) = t.subject.host() {
+            host.fail_call("proxy_dequeue_shared_queue", Some(7));
+        }
+        let mut told = Vec::new();
+        for n in 0..60 {
+            t.client(numbered(n..n + 1));
+            told.extend(t.agree());
+        }
+        for _ in 0..12 {
+            t.advance(500);
+            told.extend(t.agree());
+        }
+        assert_eq!(numbers(&told), (0..60).collect::<Vec<_>>(), "{}", t.name);
+    });
+}
+
 /// Ahead of CONNACK, too.
 #[test]
 fn behind_connect() {

@@ -17,7 +17,7 @@ struct Arrivals {
 impl Arrivals {
     /// How many since the last time; all are there, in their order.
     #[track_caller]
-    fn new(&mut self, t: &mut Talk) -> u32 {
+    fn arrive(&mut self, t: &mut Talk) -> u32 {
         self.told.extend(t.agree());
         let messages = publishes(&self.told);
         for (number, (_, payload)) in messages.iter().enumerate() {
@@ -41,17 +41,17 @@ fn has_a_second_s_worth_and_then_ten_a_second(key: &str, rate: u32) {
         ready(t);
         let mut arrivals = Arrivals::default();
         t.client(burst(0..50));
-        let at_once = arrivals.new(t);
+        let at_once = arrivals.arrive(t);
         // One more, which is paid for behind it; and what workers share they take in portions.
         assert!((10..=12).contains(&at_once), "{} {key}: {at_once}", t.name);
         for seconds in 1..=3 {
             t.advance(1_000);
-            arrivals.new(t);
+            arrivals.arrive(t);
             let all = arrivals.count;
             assert!((9 + 10 * seconds..=12 + 10 * seconds).contains(&all), "{} {key}: {all}", t.name);
         }
         t.advance(1_500);
-        arrivals.new(t);
+        arrivals.arrive(t);
         assert_eq!(arrivals.count, 50, "{} {key}: nothing is lost", t.name);
         t.stays_open();
     });
@@ -74,7 +74,7 @@ fn two_clients(key: &str, rate: u32, talk: impl Fn(&mut Talk, [u32; 2])) {
         let mut all = [0; 2];
         for count in &mut all {
             t.client(burst(0..50));
-            *count = Arrivals::default().new(t);
+            *count = Arrivals::default().arrive(t);
             swap(t, &mut other);
         }
         talk(t, all);
@@ -104,13 +104,13 @@ fn over_all_workers() {
             let [mut of_one, mut of_two] = [(); 2].map(|()| Arrivals::default());
             one.client(burst(0..100));
             two.client(burst(0..100));
-            let at_once = of_one.new(one) + of_two.new(two);
+            let at_once = of_one.arrive(one) + of_two.arrive(two);
             assert!((10..=13).contains(&at_once), "{} {key}: {at_once}", one.name);
             let mut later = 0;
             for _ in 0..30 {
                 one.advance(100);
                 two.advance(100);
-                later += of_one.new(one) + of_two.new(two);
+                later += of_one.arrive(one) + of_two.arrive(two);
             }
             assert!((28..=32).contains(&later), "{} {key}: {later}", one.name);
         });
@@ -186,18 +186,18 @@ fn one_tenant_does_not_slow_another() {
             ready(t);
             t.client(burst(0..500));
             let mut of_slow = Arrivals::default();
-            assert!(of_slow.new(t) <= 2, "{}", t.name);
+            assert!(of_slow.arrive(t) <= 2, "{}", t.name);
             let mut slow = another(t, &Facts { port: 2, ..Facts::default() });
             ready(t);
             let mut arrivals = Arrivals::default();
             for from in [0, 300] {
                 t.client(burst(from..from + 300));
-                assert_eq!(arrivals.new(t), 300, "{}", t.name);
+                assert_eq!(arrivals.arrive(t), 300, "{}", t.name);
                 t.advance(400);
             }
             swap(t, &mut slow);
             t.advance(100);
-            of_slow.new(t);
+            of_slow.arrive(t);
             assert!((18..=25).contains(&of_slow.count), "{}: about one a second: {}", t.name, of_slow.count);
         });
     }
@@ -213,13 +213,13 @@ fn each_tenant_has_its_own() {
                 another(t, &Facts { port, ..Facts::default() });
                 ready(t);
                 t.client(burst(0..50));
-                let at_once = Arrivals::default().new(t);
+                let at_once = Arrivals::default().arrive(t);
                 assert!((10..=12).contains(&at_once), "{} {key}: {at_once}", t.name);
             }
             another(t, &Facts { port: 4, ..Facts::default() });
             logs_in(t, connect_as("u", "p"));
             t.client(burst(0..50));
-            assert!(Arrivals::default().new(t) <= 1, "{} {key}: with the third", t.name);
+            assert!(Arrivals::default().arrive(t) <= 1, "{} {key}: with the third", t.name);
         });
     }
 }
@@ -231,14 +231,14 @@ fn the_wall_clock_may_be_set() {
         ready(t);
         let mut arrivals = Arrivals::default();
         t.client(burst(0..50));
-        arrivals.new(t);
+        arrivals.arrive(t);
         for seconds in [-86_400, 86_400] {
             if let Some(host) = t.subject.host() {
                 host.step_wall_clock(seconds);
             }
             let before = arrivals.count;
             t.advance(2_000);
-            arrivals.new(t);
+            arrivals.arrive(t);
             assert!(arrivals.count >= before + 15, "{}: {before} {}", t.name, arrivals.count);
         }
     });

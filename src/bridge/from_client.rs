@@ -52,15 +52,12 @@ impl Bridge {
 
     /// Whether the client is to be read from later.
     fn must_wait(&mut self, now: Instant) -> bool {
-        // The rest of a message does not wait for what it is a part of; nor does a client that has ended for what is told with its end.
-        let inflight = match self.decoder.is_in_payload() || self.client_ended {
-            true => 0,
-            false => self.publications.unconfirmed(),
-        };
+        // What a client that has ended still says goes to the broker with its end, so it does not wait for confirms.
+        let inflight = if self.client_ended { 0 } else { self.publications.unconfirmed() };
         if self.client_ended {
             self.throttle.end_within(now, self.patience());
         }
-        self.throttle.holds(now, inflight)
+        self.throttle.holds(now, Some(inflight).filter(|_| !self.decoder.is_in_payload()))
     }
 
     /// For how long the broker may hear nothing of a client that has ended, see [`Bridge::take_broker_output`]: neither does the login

@@ -64,15 +64,19 @@ impl Throttle {
         }
     }
 
-    /// Whether the client is to wait before the next packet or piece of a payload, of which `inflight` publishes wait for a confirm.
-    pub(super) fn holds(&mut self, now: Instant, inflight: usize) -> bool {
+    /// Whether the client is to wait before the next packet, while so many publishes wait for a confirm; or, without them, before the
+    /// next piece of a payload, whose message is counted already.
+    pub(super) fn holds(&mut self, now: Instant, inflight: Option<usize>) -> bool {
         let own = |meter: &Option<Meter>| meter.as_ref().and_then(|meter| meter.wait(now));
-        let tenant = self.seat.as_ref().and_then(Seat::wait);
-        let until = own(&self.messages).max(own(&self.bytes)).max(tenant).map(|wait| now + wait);
-        let until = until.map(|until| self.last.map_or(until, |last| until.min(last)));
+        let seat = self.seat.as_ref();
+        let mut wait = own(&self.bytes).max(seat.and_then(Seat::wait_for_bytes));
+        if inflight.is_some() {
+            wait = wait.max(own(&self.messages)).max(seat.and_then(Seat::wait_for_messages));
+        }
+        let until = wait.map(|wait| self.last.map_or(now + wait, |last| last.min(now + wait)));
         self.hold = match until.filter(|until| *until > now) {
             Some(until) => Some(Hold::Until(until)),
-            None => (!self.has_room(inflight)).then_some(Hold::Confirm),
+            None => inflight.is_some_and(|inflight| !self.has_room(inflight)).then_some(Hold::Confirm),
         };
         self.hold.is_some()
     }

@@ -97,11 +97,14 @@ impl Seat {
         }
     }
 
-    /// How long until the tenant's clients may go on; `None` when it is now.
-    pub(crate) fn wait(&self) -> Option<Duration> {
-        let used = self.used()?;
-        let wait = |meter: &Option<SharedMeter>| meter.as_ref().and_then(|it| it.wait(&*self.gate.shared));
-        wait(&used.messages).max(wait(&used.bytes))
+    /// How long until the tenant's clients may publish more messages; `None` when it is now.
+    pub(crate) fn wait_for_messages(&self) -> Option<Duration> {
+        self.used()?.messages.as_ref()?.wait(&*self.gate.shared)
+    }
+
+    /// The same for bytes.
+    pub(crate) fn wait_for_bytes(&self) -> Option<Duration> {
+        self.used()?.bytes.as_ref()?.wait(&*self.gate.shared)
     }
 
     fn used(&self) -> Option<&Used> {

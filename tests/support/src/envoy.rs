@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -158,6 +159,15 @@ pub fn find() -> Result<PathBuf> {
         .chain([crate::root().join(".tools/venv/bin/envoy")])
         .find(|candidate| candidate.is_file())
         .context("envoy not found: ./build.sh installs it, or set ENVOY to its path")
+}
+
+/// Whether this Envoy can wait for CONNECT before it connects upstream; else everything is eager. 1.36 cannot.
+pub fn has_lazy_connects() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        let version = find().ok().and_then(|program| Command::new(program).arg("--version").output().ok());
+        !version.is_some_and(|output| String::from_utf8_lossy(&output.stdout).contains("/1.36."))
+    });
+    *HAS
 }
 
 /// The first thing the log says at `error` or above: what follows from it comes later.

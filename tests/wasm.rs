@@ -31,11 +31,11 @@ fn exports_are_what_envoy_calls() {
     }
 }
 
-/// Every Envoy worker compiles the module and keeps the machine code. 787 KB when this was written: the SDK and the standard
+/// Every Envoy worker compiles the module and keeps the machine code. 825 KB when this was written: the SDK and the standard
 /// library are 120 of them; regular expressions, hashes and the reading of the configuration 250.
 #[test]
 fn the_module_is_small() {
-    const BUDGET: usize = 800 * 1024;
+    const BUDGET: usize = 816 * 1024;
     let size = module::shipped().bytes().len();
     println!("leveret.wasm: {size} bytes of {BUDGET}");
     assert!(size <= BUDGET, "{size} bytes");
@@ -86,7 +86,7 @@ fn the_glue_speaks_no_protocol() {
             assert_eq!(found, None, "{word} in {}", path.display());
         }
     }
-    assert_eq!(files, 4);
+    assert_eq!(files, 6);
 }
 
 #[test]

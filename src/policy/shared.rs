@@ -65,14 +65,14 @@ impl Seats {
     pub(crate) fn hold(&self, shared: &dyn Shared, worker: u64, count: u32) {
         if count > 0 || self.own.get() > 0 {
             self.own.set(count);
-            self.update(shared, worker, count, |_| true);
+            self.update(shared, worker, count, &|_| true);
         }
     }
 
     /// Takes a seat; `false` when there is none left.
     pub(super) fn take(&self, shared: &dyn Shared, worker: u64) -> bool {
         let own = self.own.get() + 1;
-        let taken = self.update(shared, worker, own, |others| others + u64::from(own) <= self.limit.into());
+        let taken = self.update(shared, worker, own, &|others| others + u64::from(own) <= self.limit.into());
         if taken {
             self.own.set(own);
         }
@@ -82,13 +82,13 @@ impl Seats {
     /// Gives one back.
     pub(super) fn leave(&self, shared: &dyn Shared, worker: u64) {
         self.own.set(self.own.get().saturating_sub(1));
-        self.update(shared, worker, self.own.get(), |_| true);
+        self.update(shared, worker, self.own.get(), &|_| true);
     }
 
     /// Tells the others that this worker is there.
     pub(super) fn renew(&self, shared: &dyn Shared, worker: u64) {
         if self.own.get() > 0 {
-            self.update(shared, worker, self.own.get(), |_| true);
+            self.update(shared, worker, self.own.get(), &|_| true);
         }
     }
 
@@ -98,7 +98,7 @@ impl Seats {
         shared: &dyn Shared,
         worker: u64,
         count: u32,
-        is_permitted: impl Fn(u64) -> bool,
+        is_permitted: &dyn Fn(u64) -> bool,
     ) -> bool {
         for _ in 0..TRIES {
             let now = shared.now();

@@ -11,7 +11,7 @@ use leveret::{
     release::{Drain, Releases, Standing},
     time::Instant,
 };
-use std::{collections::BTreeMap, rc::Rc};
+use std::rc::Rc;
 
 /// What a worker knows of them.
 pub(crate) struct Builds {
@@ -19,7 +19,7 @@ pub(crate) struct Builds {
     pub(crate) module: Box<str>,
     releases: Releases,
     /// Metric numbers by label: whether it serves, and its connections.
-    gauges: BTreeMap<String, (u32, u32)>,
+    gauges: Vec<(String, u32, u32)>,
     drain: Option<Drain>,
 }
 
@@ -33,7 +33,7 @@ impl Builds {
         let filter = String::from_utf8_lossy(&filter);
         let module = release.module.clone();
         let releases = Releases::new(&filter, BUILD, release, Rc::new(Proxy), machine);
-        Ok(Self { module, releases, gauges: BTreeMap::new(), drain: None })
+        Ok(Self { module, releases, gauges: Vec::new(), drain: None })
     }
 
     /// The plugin configuration was taken.
@@ -69,20 +69,20 @@ impl Builds {
     }
 
     fn show(&mut self, standing: &Standing) -> Result<(), Status> {
-        let (serves, connections) = match self.gauges.get(&standing.label) {
-            Some(&gauges) => gauges,
-            None => {
-                let gauge = |what| {
-                    let name = format!("leveret_release.{}.{what}", standing.label);
-                    host::define_metric(MetricKind::Gauge, &name)
-                };
-                let gauges = (gauge("serves")?, gauge("connections")?);
-                self.gauges.insert(standing.label.clone(), gauges);
-                gauges
-            }
-        };
+        let (serves, connections) = self.gauges_of(&standing.label)?;
         host::record(serves, standing.serves.into())?;
         host::record(connections, standing.connections)
+    }
+
+    fn gauges_of(&mut self, label: &str) -> Result<(u32, u32), Status> {
+        if let Some(&(_, serves, connections)) = self.gauges.iter().find(|(known, ..)| known == label) {
+            return Ok((serves, connections));
+        }
+        let gauge =
+            |what| host::define_metric(MetricKind::Gauge, &["leveret_release.", label, what].concat());
+        let (serves, connections) = (gauge(".serves")?, gauge(".connections")?);
+        self.gauges.push((label.to_owned(), serves, connections));
+        Ok((serves, connections))
     }
 }
 

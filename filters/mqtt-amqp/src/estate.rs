@@ -4,21 +4,18 @@
 //! replaced one, whose counters would go with its last connection. So each tells the others what it defines, and defines what they do.
 
 use crate::host::{self, MetricKind};
-use core::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use core::cell::Cell;
 
-/// What has been defined by whomever, as far as one virtual machine knows.
+/// What has been defined by whomever.
 #[derive(Default)]
 pub(crate) struct Estate {
-    /// Of what it has read last.
+    /// Of what this virtual machine has read last.
     mark: Cell<u32>,
-    known: RefCell<BTreeSet<String>>,
 }
 
 impl Estate {
     /// This metric has been defined here.
     pub(crate) fn tell(&self, kind: MetricKind, name: &str) {
-        let line = format!("{} {name}", kind as u32);
         for _ in 0..TRIES {
             let Some((mut value, mark)) = host::shared_data(KEY) else {
                 // From here on there is a mark to compare.
@@ -27,30 +24,23 @@ impl Estate {
                 }
                 continue;
             };
-            if lines(&value).any(|known| known == line) {
-                break;
+            if lines(&value).any(|known| known == (kind, name)) {
+                return;
             }
-            value.extend_from_slice(line.as_bytes());
+            value.push(b'0' + kind as u8);
+            value.extend_from_slice(name.as_bytes());
             value.push(b'\n');
             if host::set_shared_data(KEY, &value, Some(mark)).is_ok() {
-                break;
+                return;
             }
         }
-        self.known.borrow_mut().insert(line);
     }
 
-    /// Defines what others have.
+    /// Defines what others have, if there is anything new. Who has it already loses nothing.
     pub(crate) fn adopt(&self) {
         let Some((value, mark)) = host::shared_data(KEY) else { return };
-        if self.mark.replace(mark) == mark {
-            return;
-        }
-        let mut known = self.known.borrow_mut();
-        for line in lines(&value) {
-            if let Some((kind, name)) = line.split_once(' ')
-                && let Some(kind) = KINDS.into_iter().find(|it| kind == (*it as u32).to_string())
-                && known.insert(line.to_owned())
-            {
+        if self.mark.replace(mark) != mark {
+            for (kind, name) in lines(&value) {
                 // It is not counted here; that is the business of whoever does.
                 let _ = host::define_metric(kind, name);
             }
@@ -58,8 +48,13 @@ impl Estate {
     }
 }
 
-fn lines(value: &[u8]) -> impl Iterator<Item = &str> {
-    core::str::from_utf8(value).unwrap_or_default().lines()
+/// Kind and name.
+fn lines(value: &[u8]) -> impl Iterator<Item = (MetricKind, &str)> {
+    value.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (digit, name) = line.split_first()?;
+        let kind = KINDS.into_iter().find(|kind| b'0' + *kind as u8 == *digit)?;
+        Some((kind, core::str::from_utf8(name).ok()?))
+    })
 }
 
 const KEY: &str = "leveret.metrics";

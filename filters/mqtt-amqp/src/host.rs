@@ -159,7 +159,7 @@ pub(crate) fn dequeue(id: u32) -> Result<Vec<u8>, Status> {
 }
 
 /// Kinds of metrics, by their number in the proxy-wasm ABI.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum MetricKind {
     Counter = 0,

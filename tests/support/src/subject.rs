@@ -317,8 +317,11 @@ impl Subject for Host {
         self.advance(millis);
     }
 
+    /// Without those of the module itself, which are not about connections.
     fn counters(&self) -> BTreeMap<String, u64> {
-        self.counters()
+        let mut counters = self.counters();
+        counters.retain(|name, _| name.starts_with("leveret."));
+        counters
     }
 
     fn logs(&self) -> &[LogLine] {

@@ -14,7 +14,7 @@ use support::ports;
 use crate::mqtt::{Client, Connect, connack};
 use crate::package::{self, packaged_module, run};
 use crate::python;
-use crate::world::{broker, folder, restricted_user, to};
+use crate::world::{broker, can_be_lazy, folder, restricted_user, to};
 
 #[test]
 fn the_manifests_fit_their_schemas() -> Result<()> {
@@ -53,6 +53,9 @@ fn the_manifests_fit_their_schemas() -> Result<()> {
 
 #[test]
 fn the_pods_start_envoy_with_what_is_mounted() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let config = config_map()?;
     let module = filter(&mut config.clone())?.pointer("/vm_config/code/local/filename").cloned();
     for (file, containers) in [("gateway", "containers"), ("sidecar", "initContainers")] {
@@ -93,6 +96,9 @@ fn the_pods_start_envoy_with_what_is_mounted() -> Result<()> {
 
 #[test]
 fn the_config_map_serves_clients_and_probes() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let config = on_this_machine(config_map()?)?;
     let envoy = Envoy::start(&folder("config-map"), &config, &Options::default())?;
     serves(&envoy, "mqtt", "config-map")?;
@@ -129,6 +135,9 @@ fn the_wasm_plugin_is_configured_for_istios_own_proxy() -> Result<()> {
 /// Istio adds the patches' values to what it has of each kind, and its agent puts a file in the place of the image.
 #[test]
 fn the_envoy_filter_serves_clients() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let patches = manifest("istio-sidecar", "EnvoyFilter")?;
     let patches = patches["spec"]["configPatches"].as_array().context("no patches")?.clone();
     let values = |kind: &str| -> Vec<Value> {
@@ -161,6 +170,9 @@ fn the_envoy_filter_serves_clients() -> Result<()> {
 /// As far as that can be seen where systemd does not run.
 #[test]
 fn the_unit_is_one_of_systemds_and_hardened() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let folder = folder("unit");
     fs::create_dir_all(&folder)?;
     let unit = folder.join("leveret.service");

@@ -18,7 +18,7 @@ use support::ports;
 use support::rabbitmq::{Options, Rabbitmq};
 
 use crate::mqtt::{Client, Connect, Message, PUBACK, publish, subscribe};
-use crate::world::{PATIENCE, folder};
+use crate::world::{PATIENCE, can_be_lazy, folder};
 
 /// What became of each thing that was tried.
 type Outcomes = BTreeMap<String, String>;
@@ -35,6 +35,9 @@ struct Exception {
 
 #[test]
 fn the_same_users_do_the_same_things_behind_what_import_makes() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let house = House::open()?;
     let plugin = house.try_everything(Ipv4Addr::LOCALHOST, SILENCE)?;
 

@@ -10,7 +10,7 @@ use support::process::wait_until;
 
 use crate::link::Link;
 use crate::mqtt::{ACCEPTED, Client, Connect, connack, head, packet, publish, subscribe, text};
-use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to};
+use crate::world::{PATIENCE, broker, can_be_lazy, mqtt, own_envoy, own_envoy_with, to};
 
 /// What a client does wrong, and what comes of it.
 struct Case {
@@ -25,6 +25,9 @@ struct Case {
 
 #[test]
 fn a_client_that_is_refused_hears_why_and_the_operator_too() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     for mode in [Mode::Lazy, Mode::Eager] {
         let name = format!("refusals-{}", mode.name());
         let plugin =
@@ -248,7 +251,7 @@ fn a_wrong_configuration_is_refused_by_key() -> Result<()> {
         anyhow::Ok(error.to_string())
     };
     let unknown = complaint(json!({ "prefetc": 5 }))?;
-    assert!(unknown.contains("unknown field `prefetc`"), "{unknown}");
+    assert!(unknown.contains("configuration key `prefetc`: is no key"), "{unknown}");
     let wrong = complaint(json!({ "loopback_users": ["guest", 7] }))?;
     assert!(wrong.contains("configuration key `loopback_users[1]`"), "{wrong}");
     Ok(())

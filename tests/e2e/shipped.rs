@@ -14,7 +14,7 @@ use support::tls::{Attribute, Authority, Identity};
 use support::{ports, root};
 
 use crate::mqtt::{Client, Connect, connack, publish};
-use crate::world::{PATIENCE, broker, connection, folder, trapping_module};
+use crate::world::{PATIENCE, broker, can_be_lazy, connection, folder, trapping_module};
 
 /// A file with what a user has to change in it: ports, the module, where certificates are, and the broker's address; of several
 /// broker nodes, their ports.
@@ -68,6 +68,9 @@ fn write_tls(name: &str, authority: &Authority, server: &Identity) -> Result<std
 
 #[test]
 fn tls_yaml_knows_devices_by_their_certificates() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let authority = Authority::new()?;
     let server = authority.server(&["mqtt.example"])?;
     let tls = write_tls("shipped-tls", &authority, &server)?;
@@ -109,6 +112,9 @@ fn client_hello(minor: u8) -> Vec<u8> {
 
 #[test]
 fn tls_yaml_speaks_no_old_versions() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let authority = Authority::new()?;
     let server = authority.server(&["mqtt.example"])?;
     let tls = write_tls("shipped-old-tls", &authority, &server)?;
@@ -129,6 +135,9 @@ fn tls_yaml_speaks_no_old_versions() -> Result<()> {
 
 #[test]
 fn tenants_yaml_keeps_tenants_apart() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     for vhost in ["acme", "globex"] {
         broker().api_put(&format!("vhosts/{vhost}"), &json!({}))?;
         let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
@@ -174,6 +183,9 @@ fn tenants_yaml_keeps_tenants_apart() -> Result<()> {
 
 #[test]
 fn brokers_yaml_keeps_clients_to_their_nodes_and_tells_where_they_are() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
     let authority = Authority::new()?;
     let server = authority.server(&["broker.example"])?;
     let tls = write_tls("shipped-brokers", &authority, &server)?;

@@ -45,7 +45,7 @@ use crate::error::{Error, Limit, LoginRefusal, TimedOut};
 use crate::event::Event;
 use crate::metrics::{Measures, Metric};
 use crate::mqtt::{self, ConnectReturnCode};
-use crate::policy::{Attempt, Gate, Peer, Rights, Tenant};
+use crate::policy::{Attempt, Denial, Gate, Peer, Rights, Tenant};
 use crate::time::{Duration, Instant};
 use crate::wire::RecvBuffer;
 use broker::BrokerSide;
@@ -86,6 +86,7 @@ pub struct Bridge {
     /// From CONNECT on.
     who: Option<Who>,
     measures: Measures,
+    denied: Denied,
     counted: Counted,
     throttle: Throttle,
     started: Instant,
@@ -140,6 +141,20 @@ impl Who {
     }
 }
 
+/// The rules that have denied this client something, a bit for each.
+#[derive(Default)]
+struct Denied(u16);
+
+impl Denied {
+    /// Whether this is the first time: what a client can make happen as often as it likes is told once.
+    fn note(&mut self, denial: Denial) -> bool {
+        let bit = 1 << denial.number();
+        let is_first = self.0 & bit == 0;
+        self.0 |= bit;
+        is_first
+    }
+}
+
 /// What gauges say of this connection.
 #[derive(Default)]
 struct Counted {
@@ -177,6 +192,7 @@ impl Bridge {
             attempt: None,
             who: None,
             measures: Measures::default(),
+            denied: Denied::default(),
             counted: Counted::default(),
             started: now,
             throttle: Throttle::default(),

@@ -26,9 +26,19 @@ pub enum Event {
     /// The broker did not permit a PUBLISH, which was dropped.
     Unauthorized,
     /// Policy did not permit a PUBLISH, which was dropped.
-    PublishDenied(Denial),
+    PublishDenied {
+        /// The rule.
+        denial: Denial,
+        /// Whether it is the first time on this connection.
+        is_first: bool,
+    },
     /// Policy did not permit a filter, which was refused.
-    SubscribeDenied(Denial),
+    SubscribeDenied {
+        /// The rule.
+        denial: Denial,
+        /// Whether it is the first time on this connection.
+        is_first: bool,
+    },
     /// A message is kept for subscribers to come.
     Kept,
     /// There is no such message any more.
@@ -77,8 +87,8 @@ impl Event {
             },
             Self::Undeliverable => (M::Undeliverable, None),
             Self::Unauthorized => (M::Unauthorized, None),
-            Self::PublishDenied(denial) => (M::DeniedPublish, Some(rule(denial))),
-            Self::SubscribeDenied(denial) => (M::DeniedSubscribe, Some(rule(denial))),
+            Self::PublishDenied { denial, .. } => (M::DeniedPublish, Some(rule(denial))),
+            Self::SubscribeDenied { denial, .. } => (M::DeniedSubscribe, Some(rule(denial))),
             Self::Kept => (M::RetainedKept, None),
             Self::Cleared => (M::RetainedCleared, None),
             Self::Replayed => (M::RetainedReplayed, None),
@@ -102,7 +112,10 @@ impl Event {
             | Self::Kept
             | Self::Cleared
             | Self::Replayed => Level::Debug,
-            Self::Unauthorized | Self::Unkept | Self::PublishDenied(_) | Self::SubscribeDenied(_) => {
+            Self::PublishDenied { is_first: false, .. } | Self::SubscribeDenied { is_first: false, .. } => {
+                Level::Debug
+            }
+            Self::Unauthorized | Self::Unkept | Self::PublishDenied { .. } | Self::SubscribeDenied { .. } => {
                 Level::Info
             }
             Self::Refused(_, error) | Self::Failed(error) => match error {
@@ -145,8 +158,8 @@ impl fmt::Display for Event {
             Self::Failed(error) => write!(f, "closed: {error}"),
             Self::Undeliverable => f.write_str("dropped a message that MQTT cannot carry"),
             Self::Unauthorized => f.write_str("dropped a PUBLISH that the broker does not permit"),
-            Self::PublishDenied(denial) => write!(f, "dropped a PUBLISH: {}", denial.text()),
-            Self::SubscribeDenied(denial) => write!(f, "refused a filter: {}", denial.text()),
+            Self::PublishDenied { denial, .. } => write!(f, "dropped a PUBLISH: {}", denial.text()),
+            Self::SubscribeDenied { denial, .. } => write!(f, "refused a filter: {}", denial.text()),
             Self::Kept => f.write_str("retained a message"),
             Self::Cleared => f.write_str("cleared a retained message"),
             Self::Replayed => f.write_str("gave a retained message to a subscriber"),
@@ -250,9 +263,12 @@ mod tests {
         assert_eq!(refused(Refusal::Guessing), ["connack.bad_user_name_or_password", "refused.by.guessing"]);
         let denied = Error::Denied(Denial::Subscriptions);
         assert_eq!(names(Event::Failed(denied)), ["closed.denied", "denied.by.max_subscriptions"]);
-        assert_eq!(names(Event::PublishDenied(Denial::QoS)), ["denied.publish", "denied.by.max_qos"]);
         assert_eq!(
-            names(Event::SubscribeDenied(Denial::Grant(Decision::NotAllowed))),
+            names(Event::PublishDenied { denial: Denial::QoS, is_first: true }),
+            ["denied.publish", "denied.by.max_qos"]
+        );
+        assert_eq!(
+            names(Event::SubscribeDenied { denial: Denial::Grant(Decision::NotAllowed), is_first: true }),
             ["denied.subscribe", "denied.by.grant"]
         );
     }

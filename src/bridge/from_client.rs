@@ -18,6 +18,7 @@ use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
+use crate::policy::grants::Budget;
 use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
 use crate::time::{Duration, Instant};
 use crate::topic;
@@ -106,7 +107,8 @@ impl Bridge {
     fn connect(&mut self, now: Instant, connect: &Connect<'_>) -> Result<(), Error> {
         let (said_id, said_user) = (connect.client_id, connect.username.unwrap_or_default());
         self.who = Some(Who { client_id: said_id.into(), username: said_user.into(), vhost: "".into() });
-        let admission = self.gate.admit(now, &self.peer, connect, Verification::Password);
+        self.tenant = Rc::clone(self.gate.tenant(&self.peer, connect).map_err(Error::Refused)?);
+        let admission = self.gate.admit(now, &self.peer, connect, &self.tenant, Verification::Password);
         let admission = admission.map_err(Error::Refused)?;
         self.decoder.set_version(connect.version, self.config.limits.max_packet_size_authenticated);
         self.timers.keep_alive(connect.keep_alive);
@@ -117,7 +119,7 @@ impl Bridge {
             ("client_id", admission.client_id.as_bytes()),
             ("mqtt_version", connect.version.label().as_bytes()),
             ("mqtt_peer", address.as_bytes()),
-            ("mqtt_user", user.as_bytes().get(..user.len().min(MAX_SHOWN)).unwrap_or_default()),
+            ("mqtt_user", user.get(..user.floor_char_boundary(MAX_SHOWN)).unwrap_or_default().as_bytes()),
             ("mqtt_tenant", admission.tenant.name.as_bytes()),
         ]
         .into_iter()
@@ -129,7 +131,6 @@ impl Bridge {
             username: admission.broker_user.as_bytes(),
             password: admission.broker_pass.expose(),
         };
-        self.tenant = Rc::clone(&admission.tenant);
         self.broker.set_prefetch(self.tenant.prefetch);
         // Before there is anything for the broker, which decides where that goes.
         self.route = self.tenant.cluster.clone();
@@ -241,7 +242,8 @@ impl Bridge {
         if self.tenant.on_unauthorized == OnUnauthorized::Disconnect {
             return Err(Error::Denied(denial));
         }
-        self.events.push_back(Event::PublishDenied(denial));
+        let is_first = self.denied.note(denial);
+        self.events.push_back(Event::PublishDenied { denial, is_first });
         match (publish.packet_id, publish.qos) {
             (Some(id), QoS::ExactlyOnce) => encode::pubrec(self.client.packet(), id),
             (Some(id), _) => encode::puback(self.client.packet(), id),
@@ -257,12 +259,15 @@ impl Bridge {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), Error> {
+        // Before they are looked at, which costs more than to send them.
+        self.subscriptions_for(subscribe.entries.clone().count())?;
         let max_qos = self.tenant.quota.max_qos;
+        let mut budget = Budget::default();
         let filters: Vec<_> = subscribe
             .entries
             .map(|(filter, qos)| {
                 let level = Level::granted(qos.min(max_qos));
-                (self.permitted(filter, level), level)
+                (self.permitted(filter, level, &mut budget), level)
             })
             .collect();
         self.subscriptions_for(filters.len())?.subscribe(subscribe.packet_id, filters.into_iter());
@@ -272,6 +277,7 @@ impl Bridge {
     }
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) -> Result<(), Error> {
+        self.subscriptions_for(unsubscribe.filters.clone().count())?;
         let filters: Vec<_> = unsubscribe
             .filters
             .map(|filter| {
@@ -301,14 +307,13 @@ impl Bridge {
     }
 
     /// `None` for a filter that may not be subscribed to.
-    fn permitted(&mut self, text: &str, level: Level) -> Option<Filter> {
+    fn permitted(&mut self, text: &str, level: Level, budget: &mut Budget) -> Option<Filter> {
         let Some(filter) = self.filter(text) else {
-            self.events.push_back(Event::SubscribeDenied(Denial::Filter));
-            return None;
+            return self.deny_filter(Denial::Filter);
         };
         let topics = topic::shared(text).and_then(Result::ok).map_or(text, |(_, topics)| topics);
         let rights = self.rights.as_ref()?;
-        let mut permitted = rights.subscribe(topics, &filter.binding_key, level.qos()).map(|_| ());
+        let mut permitted = rights.subscribe(topics, &filter.binding_key, level.qos(), budget).map(|_| ());
         let most = self.tenant.quota.max_subscriptions;
         if permitted.is_ok()
             && let (Some(session), Some(most)) = (&mut self.session, most)
@@ -318,18 +323,25 @@ impl Bridge {
         }
         match permitted {
             Ok(()) => Some(filter),
-            Err(denial) => {
-                self.events.push_back(Event::SubscribeDenied(denial));
-                None
-            }
+            Err(denial) => self.deny_filter(denial),
         }
+    }
+
+    fn deny_filter(&mut self, denial: Denial) -> Option<Filter> {
+        let is_first = self.denied.note(denial);
+        self.events.push_back(Event::SubscribeDenied { denial, is_first });
+        None
     }
 
     /// `None` for a filter that cannot be subscribed to.
     fn filter(&mut self, filter: &str) -> Option<Filter> {
         let (group, filter) = match topic::shared(filter) {
             None => (None, filter),
-            Some(shared) => shared.ok().map(|(group, filter)| (Some(group.into()), filter))?,
+            Some(shared) => {
+                let (group, filter) = shared.ok()?;
+                // A queue is named after it.
+                (ShortStr::new(group.as_bytes()).map(|_| Some(group.into()))?, filter)
+            }
         };
         self.config.topic_mapping.binding_key(filter, &mut self.key).ok()?;
         ShortStr::new(&self.key).map(|key| Filter { binding_key: key.as_bytes().into(), group })

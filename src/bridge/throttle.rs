@@ -6,7 +6,7 @@
 use crate::policy::{Meter, Quota, Seat};
 use crate::time::{Duration, Instant};
 
-/// The brake of one connection. Its host is told by `Bridge::is_holding`.
+/// What holds one connection up. Its host is told by `Bridge::is_holding`.
 #[derive(Default)]
 pub(super) struct Throttle {
     messages: Option<Meter>,

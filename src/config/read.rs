@@ -148,7 +148,11 @@ fn vhost_rules(keys: &mut Keys<'_>) -> Result<VhostRules> {
         by_certificate: mapping(keys, "mqtt_default_vhosts")?,
         by_port,
         by_san: mapping(keys, "san_to_vhost_mapping")?,
-        by_sni: mapping(keys, "sni_to_vhost_mapping")?,
+        // Server names come in lower case.
+        by_sni: mapping(keys, "sni_to_vhost_mapping")?
+            .into_iter()
+            .map(|(name, vhost)| (name.to_lowercase().into(), vhost))
+            .collect(),
         by_filter_chain: mapping(keys, "filter_chain_to_vhost_mapping")?,
     })
 }

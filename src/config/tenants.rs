@@ -42,8 +42,16 @@ impl Terms {
             }
             let matching = keys.object("match")?.map(matching).transpose()?.unwrap_or_default();
             let vhost = short(&mut keys, "vhost")?;
-            let base = Tenant { name: name.into(), index, vhost, ..base.clone() };
-            let tenant = self.read(&mut keys, base)?;
+            let inherited = Tenant { name: name.into(), index, vhost, ..base.clone() };
+            let tenant = self.read(&mut keys, inherited)?;
+            // The top level's password is not for a tenant's broker.
+            let is_inherited = |account: &Rc<Credentials>| {
+                base.account.as_ref().is_some_and(|base| Rc::ptr_eq(base, account))
+            };
+            if tenant.cluster != base.cluster && tenant.account.as_ref().is_some_and(is_inherited) {
+                let expected = "expected an account of its own, since there is a cluster of its own";
+                return Err(ConfigError::new(keys.path("broker_user"), expected));
+            }
             self.check(&tenant, &keys)?;
             keys.finish()?;
             tenants.push((matching, Rc::new(tenant)));
@@ -59,7 +67,7 @@ impl Terms {
         };
         let (allow_anonymous, anonymous) = anonymous(keys, &base)?;
         Ok(Tenant {
-            exchange: short(keys, "exchange")?.unwrap_or(base.exchange),
+            exchange: exchange(keys)?.unwrap_or(base.exchange),
             queue_prefix: keys.text("queue_prefix")?.map_or(base.queue_prefix, Box::from),
             cluster: cluster(keys, "cluster")?.or(base.cluster),
             allow_anonymous,
@@ -153,7 +161,12 @@ fn is_name(name: &str) -> bool {
 
 fn matching(mut keys: Keys<'_>) -> Result<Match> {
     let mut globs = |key| {
-        let glob = |value: At<'_>| value.text().map(|text| Glob::new(&text));
+        // Server names come in lower case.
+        let glob = |value: At<'_>| {
+            value
+                .text()
+                .map(|text| if key == "sni" { Glob::new(&text.to_lowercase()) } else { Glob::new(&text) })
+        };
         keys.one_or_more(key)?.map(|values| values.into_iter().map(glob).collect()).transpose()
     };
     let mut matching = Match {
@@ -248,6 +261,15 @@ pub(super) fn cluster(keys: &mut Keys<'_>, key: &str) -> Result<Option<Rc<str>>>
         }
         name => Ok(name.map(Rc::from)),
     }
+}
+
+/// The default exchange would put a message into any queue that its topic names.
+fn exchange(keys: &mut Keys<'_>) -> Result<Option<ShortText>> {
+    let exchange = short(keys, "exchange")?;
+    if exchange.as_ref().is_some_and(|name| name.as_str().is_empty()) {
+        return Err(ConfigError::new(keys.path("exchange"), "expected the name of a topic exchange"));
+    }
+    Ok(exchange)
 }
 
 pub(super) fn short(keys: &mut Keys<'_>, key: &str) -> Result<Option<ShortText>> {

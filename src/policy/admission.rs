@@ -105,11 +105,13 @@ struct Identity<'a> {
     vhost_source: VhostSource,
     broker_user: &'a str,
     broker_pass: Secret,
+    /// By the tenant's account.
+    is_stood_in_for: bool,
     attempt: Option<Attempt>,
 }
 
 impl Gate {
-    /// Judges a CONNECT.
+    /// Judges a CONNECT of one of this tenant's clients, see [`Gate::tenant`].
     ///
     /// # Errors
     /// The [`Refusal`], which knows its CONNACK.
@@ -118,11 +120,11 @@ impl Gate {
         now: Instant,
         peer: &Peer,
         connect: &Connect<'_>,
+        tenant: &Rc<Tenant>,
         verification: Verification,
     ) -> Result<Admission, Refusal> {
         let policy = &*self.policy;
-        let certificate_name = peer.certificate.as_ref().and_then(|it| it.name(policy.login_from));
-        let tenant = self.tenant(peer, connect, certificate_name.as_deref()).ok_or(Refusal::NoTenant)?;
+        let certificate_name = self.certificate_name(peer);
         let own_id = self.client_id(peer, connect)?;
         let has_own_id = own_id.is_some();
         let client_id =
@@ -145,8 +147,10 @@ impl Gate {
             (Some(own), _) => (own.clone(), VhostSource::Tenant),
             (None, Some(chosen)) => {
                 // What the client says must not get it where only the account that stands in for it may go.
-                let is_stood_in_for = tenant.account.is_some() && tenant.permissions.is_none();
-                if identity.vhost_source == VhostSource::Username && is_stood_in_for {
+                if identity.vhost_source == VhostSource::Username
+                    && identity.is_stood_in_for
+                    && tenant.permissions.is_none()
+                {
                     return Err(Refusal::VhostForeign);
                 }
                 (ShortText::new(chosen).ok_or(Refusal::VhostTooLong)?, identity.vhost_source)
@@ -193,16 +197,15 @@ impl Gate {
         })
     }
 
-    /// The first that fits; `None` when the client has to be one's and is not.
-    pub fn tenant(
-        &self,
-        peer: &Peer,
-        connect: &Connect<'_>,
-        certificate_name: Option<&str>,
-    ) -> Option<&Rc<Tenant>> {
+    /// Whose a client is: the first tenant that fits.
+    ///
+    /// # Errors
+    /// [`Refusal::NoTenant`] when it has to be one's and is not.
+    pub fn tenant(&self, peer: &Peer, connect: &Connect<'_>) -> Result<&Rc<Tenant>, Refusal> {
         let policy = &*self.policy;
         let username = connect.username.unwrap_or_default();
-        let choice = policy.vhosts.choose(peer, certificate_name, username);
+        let certificate_name = self.certificate_name(peer);
+        let choice = policy.vhosts.choose(peer, certificate_name.as_deref(), username);
         let said = Said {
             vhost: choice.vhost.unwrap_or(policy.vhost.as_str()),
             username,
@@ -210,7 +213,13 @@ impl Gate {
         };
         let mut tenants = policy.tenants.iter();
         let tenant = tenants.find(|(matching, _)| matching.fits(peer, &said)).map(|(_, tenant)| tenant);
-        tenant.or_else(|| (!policy.require_tenant).then_some(&policy.no_tenant))
+        let tenant = tenant.or_else(|| (!policy.require_tenant).then_some(&policy.no_tenant));
+        tenant.ok_or(Refusal::NoTenant)
+    }
+
+    /// What a certificate's user is called.
+    fn certificate_name(&self, peer: &Peer) -> Option<Box<str>> {
+        peer.certificate.as_ref().and_then(|it| it.name(self.policy.login_from))
     }
 
     /// The client's own id or its certificate's; `None` when one is to be made for it.
@@ -257,6 +266,7 @@ impl Gate {
             vhost_source: choice.source,
             broker_user: &account.username,
             broker_pass: account.password.clone(),
+            is_stood_in_for: true,
             attempt,
         };
         let Some(password) = password else {
@@ -268,7 +278,8 @@ impl Gate {
                     Ok(as_account(tenant.account.as_deref().ok_or(Refusal::NoAccount)?, None))
                 }
                 (None, Some(anonymous)) => {
-                    Ok(Identity { broker_user: username, ..as_account(anonymous, None) })
+                    let identity = as_account(anonymous, None);
+                    Ok(Identity { broker_user: username, is_stood_in_for: false, ..identity })
                 }
                 (None, None) => Err(Refusal::CredentialsMissing),
             };
@@ -280,7 +291,7 @@ impl Gate {
             return Err(Refusal::CredentialsUnfit);
         }
         let address = peer.address.map(|address| address.ip());
-        let attempt = Attempt::new(address, tenant.index, username, password);
+        let attempt = Attempt::new(address, tenant.realm(), username, password);
         if self.brake.borrow_mut().is_on(now, &attempt) {
             return Err(Refusal::Guessing);
         }
@@ -308,6 +319,7 @@ impl Gate {
             vhost_source: choice.source,
             broker_user: username,
             broker_pass: Secret::new(password),
+            is_stood_in_for: false,
             attempt: Some(attempt),
         })
     }

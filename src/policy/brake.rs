@@ -44,8 +44,8 @@ pub(super) struct Brake {
 }
 
 impl Attempt {
-    /// Only hashes are kept. Of an IPv6 address the network counts, since who has one address has 2^64.
-    pub fn new(address: Option<IpAddr>, tenant: usize, user: &str, password: &[u8]) -> Self {
+    /// A user is one within its `realm`. Only hashes are kept. Of an IPv6 address the network counts, since who has one address has 2^64.
+    pub fn new(address: Option<IpAddr>, realm: impl Hash, user: &str, password: &[u8]) -> Self {
         let network = match address.map(|address| address.to_canonical()) {
             Some(IpAddr::V6(address)) => u128::from(address) >> 64,
             Some(IpAddr::V4(address)) => u32::from(address).into(),
@@ -53,7 +53,7 @@ impl Attempt {
         };
         let is_ipv6 = address.is_some_and(|address| address.to_canonical().is_ipv6());
         let address = hash((network, is_ipv6));
-        let user = hash((tenant, user));
+        let user = hash((realm, user));
         Self { address, user, pair: hash((address, user)), whole: hash((address, user, password)) }
     }
 }

@@ -3,7 +3,7 @@
 /// The certificate that a client has presented and the host has verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificate {
-    /// The subject as RFC 4514 writes it, such as `O=acme,CN=sensor-1`.
+    /// The subject as RFC 4514 writes it, such as `CN=sensor-1,O=acme`.
     pub subject: Box<str>,
     /// The first DNS name among its alternative names; empty when there is none.
     pub dns: Box<str>,

@@ -1,8 +1,9 @@
 //! Grants: which topics a client may publish and which filters it may subscribe to.
 //!
 //! Topics are compared as the broker sees them, as words of a key: what a mapping makes the same topic is the same here. A list of
-//! entries is a tree of words, so that the cost of a decision depends on the topic's length and not on how many entries there are.
-//! A decision walks it with all places at once that an entry may have come to.
+//! entries is a tree of words, so that the cost of a decision depends on the topic's length and not on how many entries there are; that of
+//! a filter with wildcards, on how many places they reach, up to a [`Budget`]. A decision walks the tree with all places at once
+//! that an entry may have come to.
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -34,8 +35,15 @@ pub enum Decision {
     TooComplex,
 }
 
-/// The most places that a decision goes on from: a filter of 128 levels, each of which may be at 500 places.
-const MAX_WORK: usize = 65_536;
+/// How many places decisions may still come to. One serves for all filters of a packet: some hundred with 1,000 entries each, or
+/// thousands that are to the point.
+pub struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(262_144)
+    }
+}
 
 /// A decision that would take more.
 struct TooComplex;
@@ -47,12 +55,13 @@ impl Grants {
             return Decision::Unrestricted;
         }
         let words = || routing_key.split(|&byte| byte == b'.').map(Token::Word);
-        let denied = || self.deny.find(words(), Reading::Overlap, values);
-        self.decide(denied, |allow| allow.find(words(), Reading::Within, values))
+        let mut budget = Budget::default();
+        let mut find = |entries: &Entries, reading| entries.find(words(), reading, values, &mut budget);
+        self.decide(find)
     }
 
-    /// Whether all that this binding key can match may be received.
-    pub fn subscribe(&self, binding_key: &[u8], values: &Values) -> Decision {
+    /// Whether all that this binding key can match may be received; what it takes comes off `budget`.
+    pub fn subscribe(&self, binding_key: &[u8], values: &Values, budget: &mut Budget) -> Decision {
         if self.is_unrestricted() {
             return Decision::Unrestricted;
         }
@@ -62,8 +71,8 @@ impl Grants {
             word => Token::Word(word),
         });
         let tokens = normal(words.collect());
-        let denied = || self.deny.find(tokens.iter().copied(), Reading::Overlap, values);
-        self.decide(denied, |allow| allow.find(tokens.iter().copied(), Reading::Within, values))
+        let find = |entries: &Entries, reading| entries.find(tokens.iter().copied(), reading, values, budget);
+        self.decide(find)
     }
 
     fn is_unrestricted(&self) -> bool {
@@ -72,15 +81,14 @@ impl Grants {
 
     fn decide(
         &self,
-        denied: impl FnOnce() -> Result<Option<usize>, TooComplex>,
-        allowed: impl FnOnce(&Entries) -> Result<Option<usize>, TooComplex>,
+        mut find: impl FnMut(&Entries, Reading) -> Result<Option<usize>, TooComplex>,
     ) -> Decision {
-        let denied = if self.deny.is_empty() { Ok(None) } else { denied() };
+        let denied = if self.deny.is_empty() { Ok(None) } else { find(&self.deny, Reading::Overlap) };
         match (denied, &self.allow) {
             (Err(TooComplex), _) => Decision::TooComplex,
             (Ok(Some(entry)), _) => Decision::Denied(entry),
             (Ok(None), None) => Decision::Unrestricted,
-            (Ok(None), Some(allow)) => match allowed(allow) {
+            (Ok(None), Some(allow)) => match find(allow, Reading::Within) {
                 Ok(Some(entry)) => Decision::Allowed(entry),
                 Ok(None) => Decision::NotAllowed,
                 Err(TooComplex) => Decision::TooComplex,
@@ -132,6 +140,9 @@ enum Token<'a> {
     /// Any number of words.
     Many,
 }
+
+/// So many places are looked through one by one.
+const FEW: usize = 16;
 
 /// What it takes for an entry to match.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -216,8 +227,17 @@ impl Entries {
         tokens: impl Iterator<Item = Token<'a>>,
         reading: Reading,
         values: &Values,
+        budget: &mut Budget,
     ) -> Result<Option<usize>, TooComplex> {
-        let mut walk = Walk { entries: self, reading, values, here: Vec::new(), next: Vec::new(), work: 0 };
+        let mut walk = Walk {
+            entries: self,
+            reading,
+            values,
+            here: Vec::new(),
+            next: Vec::new(),
+            seen: Vec::new(),
+            step: 0,
+        };
         walk.arrive(0);
         for (number, token) in tokens.enumerate() {
             core::mem::swap(&mut walk.here, &mut walk.next);
@@ -225,7 +245,8 @@ impl Entries {
             if walk.next.is_empty() {
                 return Ok(None);
             }
-            if walk.work > MAX_WORK {
+            budget.0 = budget.0.saturating_sub(walk.next.len());
+            if budget.0 == 0 {
                 return Err(TooComplex);
             }
         }
@@ -246,14 +267,15 @@ struct Walk<'w> {
     values: &'w Values,
     here: Vec<usize>,
     next: Vec<usize>,
-    /// How many places it has gone on from.
-    work: usize,
+    /// The step in which each node was come to last; empty until there are so many that looking for one takes long.
+    seen: Vec<u32>,
+    step: u32,
 }
 
 impl<'w> Walk<'w> {
     fn step(&mut self, token: Token<'_>, is_first: bool) {
         self.next.clear();
-        self.work += self.here.len();
+        self.step += 1;
         if token == Token::Many && self.reading == Reading::Overlap {
             return self.spread();
         }
@@ -298,12 +320,28 @@ impl<'w> Walk<'w> {
         while let Some(here) = at {
             let Some(node) = self.entries.nodes.get(here) else { return };
             // There are two ways to such a node, and one to any other.
-            if node.is_many && self.next.contains(&here) {
+            if node.is_many && self.is_there(here) {
                 return;
             }
             self.next.push(here);
             at = node.many;
         }
+    }
+
+    /// Whether the walk has come to a node in this step already.
+    fn is_there(&mut self, at: usize) -> bool {
+        if self.seen.is_empty() {
+            if self.next.len() <= FEW {
+                return self.next.contains(&at);
+            }
+            self.seen.resize(self.entries.nodes.len(), 0);
+            for &known in &self.next {
+                if let Some(seen) = self.seen.get_mut(known) {
+                    *seen = self.step;
+                }
+            }
+        }
+        self.seen.get_mut(at).is_some_and(|seen| core::mem::replace(seen, self.step) == self.step)
     }
 
     fn arrive_at_children(&mut self, node: &'w Node) {
@@ -455,7 +493,7 @@ mod tests {
     fn subscribe(grants: &Grants, filter: &str) -> bool {
         let mut key = Vec::new();
         TopicMapping::Rabbitmq.binding_key(filter, &mut key).unwrap();
-        grants.subscribe(&key, &client("c")).is_permitted()
+        grants.subscribe(&key, &client("c"), &mut Budget::default()).is_permitted()
     }
 
     #[test]
@@ -580,7 +618,23 @@ mod tests {
         let many = ["#/a"; 60].join("/");
         let mut key = Vec::new();
         TopicMapping::Rabbitmq.binding_key(&many, &mut key).unwrap();
-        assert_eq!(grants.subscribe(&key, &client("c")), Decision::TooComplex);
+        assert_eq!(grants.subscribe(&key, &client("c"), &mut Budget(65_536)), Decision::TooComplex);
+    }
+
+    #[test]
+    fn places_are_counted_once_however_many_there_are() {
+        let texts: Vec<String> = (0..1000).map(|n| format!("a/{n}/#")).collect();
+        let grants = deny(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        // Each level has the thousand once, and each `#` behind it.
+        for (levels, left) in [(2, 1_000), (3, 2_000)] {
+            let mut budget = Budget(left);
+            let key =
+                ["a"].into_iter().chain(["*"; 2].into_iter().take(levels - 1)).collect::<Vec<_>>().join(".");
+            let decision = grants.subscribe(key.as_bytes(), &client("c"), &mut budget);
+            assert_eq!(decision, Decision::TooComplex, "{key}");
+            let decision = grants.subscribe(key.as_bytes(), &client("c"), &mut Budget(left + 1_100));
+            assert_eq!(decision, Decision::Denied(0), "{key}");
+        }
     }
 
     #[test]

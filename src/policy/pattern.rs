@@ -37,10 +37,13 @@ impl AddressRange {
             Some((address, bits)) => (address, Some(bits.parse().ok()?)),
             None => (text, None),
         };
-        let first: IpAddr = address.parse().ok()?;
-        let most = if first.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Self { first, bits })
+        let written: IpAddr = address.parse().ok()?;
+        let most = if written.is_ipv4() { 32 } else { 128 };
+        let bits: u8 = bits.unwrap_or(most);
+        // Of an IPv4 address that IPv6 carries, the last 32 bits are told.
+        let first = written.to_canonical();
+        let told = if first == written { bits } else { bits.checked_sub(96)? };
+        (bits <= most).then_some(Self { first, bits: told })
     }
 
     /// Whether `address` is in it; an IPv4 address is one also where IPv6 carries it.
@@ -96,6 +99,8 @@ mod tests {
             |range, address: &str| AddressRange::parse(range).unwrap().contains(address.parse().unwrap());
         assert!(contains("192.0.2.0/24", "192.0.2.255"));
         assert!(contains("192.0.2.0/24", "::ffff:192.0.2.9"));
+        assert!(contains("::ffff:192.0.2.0/120", "192.0.2.9"));
+        assert!(!contains("::ffff:192.0.2.0/120", "192.0.3.9"));
         assert!(!contains("192.0.2.0/24", "192.0.3.0"));
         assert!(contains("0.0.0.0/0", "203.0.113.7"));
         assert!(!contains("0.0.0.0/0", "2001:db8::1"));

@@ -16,7 +16,7 @@ pub struct Quota {
     pub client_message_rate: Option<Rate>,
     /// Bytes of all packets of one client.
     pub client_byte_rate: Option<Rate>,
-    /// Publishes of one client at QoS 1 and 2 that are not finished.
+    /// Publishes of one client that wait for the broker's confirm.
     pub max_inflight: Option<u16>,
     /// Payload of a PUBLISH or a will, in bytes.
     pub max_payload_size: Option<u32>,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::grants::Decision;
+use super::grants::{Budget, Decision};
 use super::permissions::{Expression, Permission};
 use super::tenant::Tenant;
 use super::variables::{Values, Variable};
@@ -126,7 +126,13 @@ impl Rights {
     ///
     /// # Errors
     /// With what forbids it.
-    pub fn subscribe(&self, filter: &str, binding_key: &[u8], qos: QoS) -> Result<Decision, Denial> {
+    pub fn subscribe(
+        &self,
+        filter: &str,
+        binding_key: &[u8],
+        qos: QoS,
+        budget: &mut Budget,
+    ) -> Result<Decision, Denial> {
         if self.tenant.quota.is_too_deep(filter) {
             return Err(Denial::TopicLevels);
         }
@@ -140,7 +146,7 @@ impl Rights {
         if !self.topic_read.matches(binding_key) {
             return Err(Denial::TopicPermission);
         }
-        let decision = self.tenant.subscribe.subscribe(binding_key, &self.values);
+        let decision = self.tenant.subscribe.subscribe(binding_key, &self.values, budget);
         if decision.is_permitted() { Ok(decision) } else { Err(Denial::Grant(decision)) }
     }
 
@@ -151,6 +157,22 @@ impl Rights {
 }
 
 impl Denial {
+    /// Its place among the others, below 16.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Filter => 0,
+            Self::Grant(_) => 1,
+            Self::Permission => 2,
+            Self::TopicPermission => 3,
+            Self::QueuePermission => 4,
+            Self::PayloadSize => 5,
+            Self::QoS => 6,
+            Self::Retain => 7,
+            Self::TopicLevels => 8,
+            Self::Subscriptions => 9,
+        }
+    }
+
     /// As the log has it.
     pub const fn text(self) -> &'static str {
         match self {

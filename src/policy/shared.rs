@@ -177,23 +177,32 @@ impl SharedMeter {
         for _ in 0..TRIES {
             let now = shared.now();
             let (value, mark) = read(shared, &self.key);
-            let until = Reader::new(&value).u64().unwrap_or_default();
-            // From before the clock was set back, or a debt that nobody would wait for.
-            let until = if until > now.saturating_add(MOST_DEBT) { now } else { until };
+            let mut reader = Reader::new(&value);
+            let (until, written) = (reader.u64().unwrap_or_default(), reader.u64().unwrap_or_default());
+            if let Some(back) = written.checked_sub(now).filter(|back| *back > 0) {
+                // The clock was set back, and what is used up with it.
+                self.write(shared, until.saturating_sub(back), now, mark);
+                continue;
+            }
+            let until = until.min(now.saturating_add(MOST_DEBT));
             if let Some(wait) = until.checked_sub(now).filter(|wait| *wait > 0) {
                 return Some(Duration::from_nanos(wait));
             }
-            let until = self.rate.spend(until, now, portion);
-            if shared.set(&self.key, &until.to_be_bytes(), mark) {
+            if self.write(shared, self.rate.spend(until, now, portion), now, mark) {
                 self.left.set(self.left.get().saturating_add_unsigned(portion));
                 return None;
             }
         }
         Some(Duration::from_millis(1))
     }
+
+    /// Up to when the rate is used up, and when that was.
+    fn write(&self, shared: &dyn Shared, until: u64, now: u64, mark: Option<u32>) -> bool {
+        shared.set(&self.key, &[until.to_be_bytes(), now.to_be_bytes()].concat(), mark)
+    }
 }
 
-/// An hour.
+/// Nobody waits for longer than an hour.
 const MOST_DEBT: u64 = 3_600_000_000_000;
 
 /// Without this the first changes of two workers would both succeed, as neither would have a mark.

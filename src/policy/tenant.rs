@@ -59,6 +59,16 @@ pub struct Tenant {
     pub prefetch: u16,
 }
 
+impl Tenant {
+    /// Within which a user name means one user: a list of users, or a broker.
+    pub(super) fn realm(&self) -> (usize, Option<&str>) {
+        match &self.users {
+            Some(users) => (Rc::as_ptr(users) as usize, None),
+            None => (0, self.cluster.as_deref()),
+        }
+    }
+}
+
 /// A user name and its password.
 pub struct Credentials {
     /// The user.

@@ -19,7 +19,8 @@ fn the_shipped_configurations_are_fine() {
 fn every_file_to_copy_is_fine() {
     for entry in fs::read_dir(root("envoy")).unwrap() {
         let path = entry.unwrap().path().display().to_string();
-        if !path.ends_with(".yaml") {
+        // The filter of ecds.yaml is in leveret-ecds.yaml.
+        if !path.ends_with(".yaml") || path.ends_with("/ecds.yaml") {
             continue;
         }
         let ran = leveret(&["check", &path]);

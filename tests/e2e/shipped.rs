@@ -80,12 +80,12 @@ fn tls_yaml_knows_devices_by_their_certificates() -> Result<()> {
     let connect =
         |identity: Option<&Identity>| Client::connect_tls(address, "mqtt.example", &authority, identity);
 
-    let hello = Connect { client_id: "tls-sensor-1", ..Connect::default() };
+    let hello = Connect { client_id: "sensor-1", ..Connect::default() };
     let mut sensor = connect(Some(&device("sensor-1")?))?.admitted(&hello)?;
     sensor.subscribe("devices/sensor-1/#", 1)?;
     sensor.publish("devices/sensor-1/temperature", b"21")?;
     assert_eq!(sensor.receive()?.text(), "21");
-    let seen = wait_until("its connection", PATIENCE, || connection("tls-sensor-1"))?;
+    let seen = wait_until("its connection", PATIENCE, || connection("sensor-1"))?;
     assert_eq!(seen["user"], "guest", "the account that stands in for it");
     assert_eq!(seen["client_properties"]["mqtt_user"], "sensor-1");
     sensor.send(&publish(0x32, "devices/sensor-2/temperature", 1, b"99"))?;

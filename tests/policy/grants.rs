@@ -242,7 +242,11 @@ fn a_filter_that_takes_too_long_to_judge_is_refused() {
     let deny: Vec<_> = (0..1000).map(|number| format!("a/{number}/+/x/#")).collect();
     both(config(json!({}), json!({ "deny": deny })), |t| {
         logs_in(t, connect("c"));
-        assert_eq!(subscribes(t, &[&["#/a"; 60].join("/"), &["+/a"; 60].join("/")]), [REFUSED, 1]);
+        // One filter is judged, however long it takes; of many in a packet, some.
+        let long = ["#/b"; 60].join("/");
+        let codes = subscribes(t, &[long.as_str(); 40]);
+        assert!(codes.iter().all(|code| *code == REFUSED), "{codes:?}");
+        assert_eq!(subscribes(t, &[&["+/a"; 60].join("/")]), [1]);
         logged(t, "refused a filter: its filter has too many wildcards");
     });
 }

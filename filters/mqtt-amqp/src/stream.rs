@@ -18,7 +18,7 @@ use proxy_wasm::{
     traits::{Context, StreamContext},
     types::{Action, PeerType},
 };
-use std::{borrow::Cow, rc::Rc};
+use std::rc::Rc;
 
 /// The stream context.
 pub(crate) struct Stream {
@@ -329,7 +329,7 @@ impl fmt::Display for Client<'_> {
             None => f.write_str("client")?,
         }
         if let Some(who) = self.bridge.who() {
-            write!(f, " ({}", printable(&who.client_id))?;
+            write!(f, " (\"{}\"", printable(&who.client_id))?;
             if !self.bridge.tenant().is_empty() {
                 write!(f, ", tenant {}", self.bridge.tenant())?;
             }
@@ -339,9 +339,12 @@ impl fmt::Display for Client<'_> {
     }
 }
 
-/// A client's own words, without what would make one line of a log two.
-fn printable(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) { text.escape_debug().to_string().into() } else { text.into() }
+/// A client's own words, in one line and not at any length: it can say what it likes before it is anybody.
+fn printable(text: &str) -> String {
+    const MOST: usize = 256;
+    let cut = text.get(..text.floor_char_boundary(MOST)).unwrap_or_default();
+    let more = if cut.len() < text.len() { "…" } else { "" };
+    format!("{}{more}", cut.escape_debug())
 }
 
 /// Whether a callback leaves bytes for the client that a close would overtake.

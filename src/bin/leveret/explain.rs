@@ -129,7 +129,11 @@ impl Explain {
         let is_assumed = self.password.is_none();
         let case = Case::new(config, &gate, written, &peer, &connect, is_assumed);
         let verification = if is_assumed { Verification::Assumed } else { Verification::Password };
-        let admission = match gate.admit(Instant::ZERO, &peer, &connect, verification) {
+        let admission = match gate
+            .tenant(&peer, &connect)
+            .cloned()
+            .and_then(|tenant| gate.admit(Instant::ZERO, &peer, &connect, &tenant, verification))
+        {
             Ok(admission) => admission,
             Err(refusal) => return case.refused(refusal),
         };

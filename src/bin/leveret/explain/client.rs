@@ -44,7 +44,7 @@ impl<'a> Case<'a> {
     ) -> Self {
         let policy = &config.policy;
         let certificate_name = peer.certificate.as_ref().and_then(|it| it.name(policy.login_from));
-        let tenant = gate.tenant(peer, connect, certificate_name.as_deref()).cloned();
+        let tenant = gate.tenant(peer, connect).ok().cloned();
         let number = tenant
             .as_ref()
             .and_then(|tenant| policy.tenants.iter().position(|(_, other)| Rc::ptr_eq(other, tenant)));

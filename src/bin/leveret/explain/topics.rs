@@ -2,7 +2,7 @@
 
 use leveret::error::Error;
 use leveret::mqtt::{DecodeError, QoS, SUBACK_FAILURE};
-use leveret::policy::grants::Decision;
+use leveret::policy::grants::{Budget, Decision};
 use leveret::policy::permissions::Expression;
 use leveret::policy::variables::Variable;
 use leveret::policy::{Admission, Denial, Message, OnUnauthorized};
@@ -82,7 +82,7 @@ pub(super) fn publish(
                         QoS::ExactlyOnce => "PUBREC and PUBCOMP, as if it had been published",
                     }
                     .to_owned(),
-                    log_says: Some(Event::PublishDenied(denial).to_string()),
+                    log_says: Some(Event::PublishDenied { denial, is_first: true }.to_string()),
                 },
             };
             steps.add(
@@ -131,11 +131,11 @@ pub(super) fn subscribe(
     }
     let question =
         Question { case, admission, grants: "subscribe", access: "read", key: &text, qos: granted };
-    let decision = match admission.rights.subscribe(filter, &key, granted) {
+    let decision = match admission.rights.subscribe(filter, &key, granted, &mut Budget::default()) {
         Ok(decision) => decision,
         Err(denial) => {
             let rule = format!("{}: {}", denial.text(), question.denied(denial));
-            return steps.denied(rule, refused(Some(Event::SubscribeDenied(denial))));
+            return steps.denied(rule, refused(Some(Event::SubscribeDenied { denial, is_first: true })));
         }
     };
     let queue = match group {

@@ -56,7 +56,7 @@ impl Grants {
         }
         let words = || routing_key.split(|&byte| byte == b'.').map(Token::Word);
         let mut budget = Budget::default();
-        let mut find = |entries: &Entries, reading| entries.find(words(), reading, values, &mut budget);
+        let find = |entries: &Entries, reading| entries.find(words(), reading, values, &mut budget);
         self.decide(find)
     }
 

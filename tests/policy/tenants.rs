@@ -546,3 +546,15 @@ fn queues(told: &[AMQPFrame]) -> Vec<String> {
     };
     told.iter().filter_map(queue).collect()
 }
+
+/// Whoever is refused is refused by a tenant's rules, and counts there.
+#[test]
+fn a_refusal_is_counted_for_its_tenant() {
+    let tenant = json!({ "name": "acme", "match": { "client_id": "a*" }, "allow_anonymous": false });
+    both(json!({ "tenants": [tenant] }), |t| {
+        t.client(connect_with(0x02, 0, &["a1"]));
+        t.broker_at_once(b"AMQP");
+        let counters = t.subject.counters();
+        assert_eq!(counters.get("leveret.acme.refused.by.credentials_missing"), Some(&1), "{counters:?}");
+    });
+}

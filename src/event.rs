@@ -191,7 +191,7 @@ const fn refusal(error: Error) -> Metric {
         Refusal::ClientIdMissing => Metric::RefusedByClientIdMissing,
         Refusal::ClientIdForeign => Metric::RefusedByClientIdForeign,
         Refusal::ClientIdPattern => Metric::RefusedByClientIdPattern,
-        Refusal::ClientIdTooLong => Metric::RefusedByClientIdTooLong,
+        Refusal::ClientIdUnfit => Metric::RefusedByClientIdUnfit,
         Refusal::CredentialsMissing => Metric::RefusedByCredentialsMissing,
         Refusal::CredentialsUnfit => Metric::RefusedByCredentialsUnfit,
         Refusal::Guessing => Metric::RefusedByGuessing,

@@ -56,7 +56,7 @@ metrics! {
     RefusedByClientIdMissing: Counter "refused.by.client_id_missing",
     RefusedByClientIdForeign: Counter "refused.by.client_id_foreign",
     RefusedByClientIdPattern: Counter "refused.by.client_id_pattern",
-    RefusedByClientIdTooLong: Counter "refused.by.client_id_too_long",
+    RefusedByClientIdUnfit: Counter "refused.by.client_id_unfit",
     RefusedByCredentialsMissing: Counter "refused.by.credentials_missing",
     RefusedByCredentialsUnfit: Counter "refused.by.credentials_unfit",
     RefusedByGuessing: Counter "refused.by.guessing",

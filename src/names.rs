@@ -39,9 +39,17 @@ pub fn of_plugin(client_id: &str, qos: QoS) -> String {
     format!("{STEM}{client_id}qos{}", qos as u8)
 }
 
+/// Whether RabbitMQ leaves a name as it is. It takes line breaks out, and what is then named is somebody else's.
+pub(crate) fn is_nameable(text: &str) -> bool {
+    !text.contains(['\r', '\n'])
+}
+
 impl QueueNames {
-    /// `None` when the client id makes a name of more than 255 bytes.
+    /// `None` when the client id makes a name of more than 255 bytes, or has a line break.
     pub fn new(prefix: &str, client_id: &str, nonce: u128) -> Option<Self> {
+        if !is_nameable(client_id) {
+            return None;
+        }
         let stem = format!("{prefix}{STEM}");
         let folded = (nonce as u64 ^ (nonce >> 64) as u64).wrapping_mul(FIBONACCI);
         let own = URL_SAFE_NO_PAD.encode(folded.to_be_bytes());
@@ -58,10 +66,24 @@ impl QueueNames {
         })
     }
 
-    /// The one queue of a `$share` group and filter; `None` when the name is longer than 255 bytes.
+    /// The one queue of a `$share` group and filter; `None` when the name is longer than 255 bytes, or has a line break.
     ///
     /// A group has no `/` in its name, so the two cannot run into each other.
     pub fn shared(&self, group: &str, binding_key: &str) -> Option<ShortText> {
-        ShortText::new(&format!("{}{group}/{binding_key}share", self.stem))
+        let name = format!("{}{group}/{binding_key}share", self.stem);
+        is_nameable(&name).then(|| ShortText::new(&name))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rabbitmq_would_name_otherwise_has_no_name() {
+        assert!(QueueNames::new("", "vic\ntim", 0).is_none() && QueueNames::new("", "victim\r", 0).is_none());
+        let names = QueueNames::new("", "c", 0).unwrap();
+        assert!(names.shared("g", "se\ncret.#").is_none() && names.shared("g\r", "a").is_none());
+        assert!(names.shared("g", "secret.#").is_some());
     }
 }

@@ -32,7 +32,7 @@ const MAX_PINGS: u32 = 65_536;
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
-            if self.must_wait(now) {
+            if self.must_wait(now)? {
                 return Ok(());
             }
             let before = input.len();
@@ -52,7 +52,7 @@ impl Bridge {
     }
 
     /// Whether the client is to be read from later.
-    fn must_wait(&mut self, now: Instant) -> bool {
+    fn must_wait(&mut self, now: Instant) -> Result<bool, Error> {
         // What a client that has ended still says goes to the broker with its end, so it does not wait for confirms.
         let inflight = if self.client_ended { 0 } else { self.publications.unconfirmed() };
         if self.client_ended {

@@ -157,6 +157,10 @@ impl Publications {
             self.unconfirmed.pop_front();
             self.confirmed += 1;
         }
+        // What a burst has taken is given back to the other connections: the module's memory never shrinks.
+        if self.unconfirmed.is_empty() && self.unconfirmed.capacity() > 64 {
+            self.unconfirmed = VecDeque::new();
+        }
         Some(())
     }
 

@@ -33,6 +33,7 @@ use crate::amqp::{
 use crate::error::{Error, Limit};
 use crate::event::Event;
 use crate::mqtt::{Publish, QoS};
+use crate::names::is_nameable;
 use keep::Outcome;
 
 /// By how many of its first words a topic can be found at most. More make questions narrower and first messages dearer.
@@ -71,9 +72,9 @@ impl Names {
         Some(Self { exchange, stem })
     }
 
-    /// Where a topic's message is kept; `None` when its routing key makes a name of more than 255 bytes.
+    /// Where a topic's message is kept; `None` when its routing key makes a name of more than 255 bytes, or has a line break.
     pub(super) fn place(&self, routing_key: &[u8]) -> Option<Place> {
-        let key: Box<str> = core::str::from_utf8(routing_key).ok()?.into();
+        let key: Box<str> = core::str::from_utf8(routing_key).ok().filter(|key| is_nameable(key))?.into();
         let queue = ShortText::new(&format!("{}{key}", self.stem))?;
         Some(Place { queue, own_key: own_key(&key)?, key })
     }

@@ -3,6 +3,7 @@
 //! A client that is ahead is not read from for a while. What it has sent stays with the host, which stops reading, so that TCP
 //! holds the client up and memory stays as it is.
 
+use crate::error::{Error, Limit};
 use crate::policy::{Meter, Quota, Seat};
 use crate::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ impl Throttle {
         }
     }
 
-    /// The client has ended: what it still has to say is to be heard before long.
+    /// The client has ended: what it still has to say is heard as its rate permits, for so long.
     pub(super) fn end_within(&mut self, now: Instant, patience: Duration) {
         self.last.get_or_insert(now + patience);
     }
@@ -66,19 +67,23 @@ impl Throttle {
 
     /// Whether the client is to wait before the next packet, while so many publishes wait for a confirm; or, without them, before the
     /// next piece of a payload, whose message is counted already.
-    pub(super) fn holds(&mut self, now: Instant, inflight: Option<usize>) -> bool {
+    ///
+    /// # Errors
+    /// When it has ended, and has waited for as long as it may.
+    pub(super) fn holds(&mut self, now: Instant, inflight: Option<usize>) -> Result<bool, Error> {
         let own = |meter: &Option<Meter>| meter.as_ref().and_then(|meter| meter.wait(now));
         let seat = self.seat.as_ref();
         let mut wait = own(&self.bytes).max(seat.and_then(Seat::wait_for_bytes));
         if inflight.is_some() {
             wait = wait.max(own(&self.messages)).max(seat.and_then(Seat::wait_for_messages));
         }
-        let until = wait.map(|wait| self.last.map_or(now + wait, |last| last.min(now + wait)));
-        self.hold = match until.filter(|until| *until > now) {
-            Some(until) => Some(Hold::Until(until)),
-            None => inflight.is_some_and(|inflight| !self.has_room(inflight)).then_some(Hold::Confirm),
+        self.hold = match (wait, self.last) {
+            (Some(_), Some(last)) if last <= now => return Err(Error::Limit(Limit::Rate)),
+            (Some(wait), Some(last)) => Some(Hold::Until(last.min(now + wait))),
+            (Some(wait), None) => Some(Hold::Until(now + wait)),
+            (None, _) => inflight.is_some_and(|inflight| !self.has_room(inflight)).then_some(Hold::Confirm),
         };
-        self.hold.is_some()
+        Ok(self.hold.is_some())
     }
 
     /// Whether another publish may be on its way beside so many.

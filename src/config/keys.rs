@@ -4,6 +4,7 @@
 //! the text they came in until they are asked for, so that a list of ten thousand users costs no tree of values.
 
 use core::fmt;
+use std::collections::BTreeSet;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -177,13 +178,14 @@ impl<'de> Deserialize<'de> for Object<'de> {
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> core::result::Result<Object<'de>, M::Error> {
                 let mut pairs: Vec<(String, &RawValue)> = Vec::new();
-                while let Some((key, value)) = map.next_entry()? {
-                    if pairs.iter().any(|(known, _)| *known == key) {
-                        return Err(serde::de::Error::custom(format_args!("`{key}` is there twice")));
-                    }
-                    pairs.push((key, value));
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
                 }
-                Ok(Object(pairs))
+                let mut known = BTreeSet::new();
+                match pairs.iter().find(|(key, _)| !known.insert(key.as_str())) {
+                    Some((key, _)) => Err(serde::de::Error::custom(format_args!("`{key}` is there twice"))),
+                    None => Ok(Object(pairs)),
+                }
             }
         }
 

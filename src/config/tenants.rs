@@ -8,6 +8,7 @@ use super::lists;
 use super::{ConfigError, ConnectMode, Result};
 use crate::amqp::ShortText;
 use crate::mqtt::{self, QoS};
+use crate::names::is_nameable;
 use crate::policy::pattern::{AddressRange, Glob};
 use crate::policy::{Credentials, Match, OnUnauthorized, Quota, Rate, Tenant, Tenants};
 use crate::secret::Secret;
@@ -68,7 +69,7 @@ impl Terms {
         let (allow_anonymous, anonymous) = anonymous(keys, &base)?;
         Ok(Tenant {
             exchange: exchange(keys)?.unwrap_or(base.exchange),
-            queue_prefix: keys.text("queue_prefix")?.map_or(base.queue_prefix, Box::from),
+            queue_prefix: queue_prefix(keys)?.unwrap_or(base.queue_prefix),
             cluster: cluster(keys, "cluster")?.or(base.cluster),
             allow_anonymous,
             anonymous,
@@ -261,6 +262,17 @@ pub(super) fn cluster(keys: &mut Keys<'_>, key: &str) -> Result<Option<Rc<str>>>
         }
         name => Ok(name.map(Rc::from)),
     }
+}
+
+/// What is left for a client id has to be worth something.
+fn queue_prefix(keys: &mut Keys<'_>) -> Result<Option<Box<str>>> {
+    const MOST: usize = 64;
+    let prefix = keys.text("queue_prefix")?;
+    if prefix.as_ref().is_some_and(|prefix| prefix.len() > MOST || !is_nameable(prefix)) {
+        let expected = format!("expected at most {MOST} bytes without line breaks");
+        return Err(ConfigError::new(keys.path("queue_prefix"), expected));
+    }
+    Ok(prefix.map(Box::from))
 }
 
 /// The default exchange would put a message into any queue that its topic names.

@@ -59,8 +59,8 @@ pub enum Refusal {
     ClientIdForeign,
     /// The client id does not match `client_id_pattern`.
     ClientIdPattern,
-    /// The client id makes a queue name of more than 255 bytes.
-    ClientIdTooLong,
+    /// The client id makes a queue name of more than 255 bytes, or has a line break.
+    ClientIdUnfit,
     /// No credentials, or half of them, or an empty password, and `allow_anonymous` does not help.
     CredentialsMissing,
     /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`.
@@ -165,15 +165,15 @@ impl Gate {
             None => None,
         };
 
+        // First of all: an expression takes its time over a long one.
+        let queues = QueueNames::new(&tenant.queue_prefix, &client_id, peer.nonce);
+        let queues = queues.ok_or(Refusal::ClientIdUnfit)?;
         let values = self.values(peer, &client_id, username, vhost.as_str(), tenant);
         if let Some(pattern) = &tenant.client_id_pattern
             && !pattern.0.of(&values).matches(client_id.as_bytes())
         {
             return Err(Refusal::ClientIdPattern);
         }
-        let queues = QueueNames::new(&tenant.queue_prefix, &client_id, peer.nonce);
-        let queues = queues.ok_or(Refusal::ClientIdTooLong)?;
-
         let topic_permission =
             tenant.topic_permissions.get(&[username, vhost.as_str(), tenant.exchange.as_str()].map(key));
         let topics = topic_permission
@@ -209,6 +209,7 @@ impl Gate {
         let said = Said {
             vhost: choice.vhost.unwrap_or(policy.vhost.as_str()),
             username,
+            user: choice.username,
             client_id: connect.client_id,
         };
         let mut tenants = policy.tenants.iter();
@@ -351,7 +352,7 @@ impl Refusal {
     /// The code of the CONNACK. Coarse on purpose: a client need not learn which check failed.
     pub const fn return_code(self) -> ConnectReturnCode {
         match self {
-            Self::ClientIdMissing | Self::ClientIdForeign | Self::ClientIdPattern | Self::ClientIdTooLong => {
+            Self::ClientIdMissing | Self::ClientIdForeign | Self::ClientIdPattern | Self::ClientIdUnfit => {
                 ConnectReturnCode::IdentifierRejected
             }
             Self::CredentialsMissing
@@ -379,7 +380,7 @@ impl fmt::Display for Refusal {
             Self::ClientIdMissing => "no client id, but a session to keep",
             Self::ClientIdForeign => "client id is not the certificate's",
             Self::ClientIdPattern => "client id does not match client_id_pattern",
-            Self::ClientIdTooLong => "client id is too long for a queue name",
+            Self::ClientIdUnfit => "client id makes no name of a queue: too long, or with a line break",
             Self::CredentialsMissing => "credentials are missing",
             Self::CredentialsUnfit => "user name and password are too long or hold U+0000",
             Self::Guessing => "too many wrong passwords from this address or for this user",

@@ -10,6 +10,9 @@ use crate::time::{Duration, Instant};
 /// The most entries of each list. With more, the oldest go: the brake gets weaker and memory stays as it is, about a megabyte.
 const MAX_ENTRIES: usize = 16_384;
 
+/// How often the same wrong password is looked at within the window.
+const REPEATS: u32 = 3;
+
 /// How many failures it takes, and for how long they count.
 #[derive(Clone, Copy, Debug)]
 pub struct BrakeLimits {
@@ -81,7 +84,10 @@ impl Brake {
         self.guesses.forget(now, window);
         let is_over = is_over(&mut self.addresses, attempt.address, per_address)
             || is_over(&mut self.users, attempt.user, per_user);
-        is_over && !self.is_welcome(attempt)
+        // Asking again does not make it right, and takes a place and the broker's time.
+        self.tried.forget(now, window);
+        let is_repeated = (per_address > 0 || per_user > 0) && self.tried.count(attempt.whole) >= REPEATS;
+        is_repeated || is_over && !self.is_welcome(attempt)
     }
 
     /// Whether the user has logged in from there before, and nobody there has guessed at it since as an address may.
@@ -95,8 +101,9 @@ impl Brake {
     pub(super) fn failed(&mut self, now: Instant, attempt: &Attempt) {
         self.tried.forget(now, self.limits.window);
         self.guesses.forget(now, self.limits.window);
-        if self.tried.count(attempt.whole) == 0 {
-            self.tried.add(now, attempt.whole);
+        let is_new = self.tried.count(attempt.whole) == 0;
+        self.tried.add(now, attempt.whole);
+        if is_new {
             self.addresses.add(now, attempt.address);
             self.guesses.add(now, attempt.pair);
             self.users.add(now, attempt.user);
@@ -215,9 +222,13 @@ mod tests {
     fn the_same_wrong_password_again_is_no_guess() {
         let mut brake = Brake::new(LIMITS);
         for second in 0..50 {
-            brake.failed(at(second), &attempt("192.0.2.1", "a", "old"));
+            let attempt = attempt("192.0.2.1", "a", "old");
+            assert_eq!(brake.is_on(at(second), &attempt), second >= 3, "nor is it looked at for ever");
+            brake.failed(at(second), &attempt);
         }
         assert!(!brake.is_on(at(50), &attempt("192.0.2.1", "b", "right")));
+        assert!(!brake.is_on(at(50), &attempt("192.0.2.1", "a", "right")));
+        assert!(!brake.is_on(at(60), &attempt("192.0.2.1", "a", "old")));
     }
 
     #[test]

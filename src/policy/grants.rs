@@ -285,6 +285,10 @@ impl<'w> Walk<'w> {
             && matches!(token, Token::Word(word) if word.starts_with(b"$"));
         for at in core::mem::take(&mut self.here) {
             let Some(node) = self.entries.nodes.get(at) else { continue };
+            // Also not by one that needs no word.
+            if is_dollar && node.is_many {
+                continue;
+            }
             let may_be_any = !is_dollar;
             if node.is_many && may_be_any {
                 self.arrive(at);
@@ -532,6 +536,7 @@ mod tests {
     fn dollar_topics_are_denied_but_not_allowed_by_wildcards() {
         assert!(!publish(&allow(&["#"]), "$SYS/x", "c"));
         assert!(!publish(&allow(&["+/x"]), "$SYS/x", "c"));
+        assert!(!publish(&allow(&["#/$SYS/x"]), "$SYS/x", "c"));
         assert!(publish(&allow(&["$SYS/#"]), "$SYS/x", "c"));
         assert!(!publish(&deny(&["#"]), "$SYS/x", "c"));
         assert!(!subscribe(&allow(&["#"]), "$SYS/x"));

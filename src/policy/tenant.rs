@@ -104,7 +104,7 @@ pub struct Match {
     pub filter_chain: Option<Box<[Glob]>>,
     /// Virtual host that the rules find.
     pub vhost: Option<Box<[Glob]>>,
-    /// User name as the client says it.
+    /// User name as the client says it, or without the virtual host in it.
     pub username: Option<Box<[Glob]>>,
     /// Client id as the client says it.
     pub client_id: Option<Box<[Glob]>>,
@@ -120,6 +120,8 @@ pub struct Match {
 pub(super) struct Said<'a> {
     pub(super) vhost: &'a str,
     pub(super) username: &'a str,
+    /// The same without a virtual host.
+    pub(super) user: &'a str,
     pub(super) client_id: &'a str,
 }
 
@@ -141,7 +143,7 @@ impl Match {
             && any(&self.sni, &peer.server_name)
             && any(&self.filter_chain, &peer.filter_chain)
             && any(&self.vhost, said.vhost)
-            && any(&self.username, said.username)
+            && (any(&self.username, said.username) || any(&self.username, said.user))
             && any(&self.client_id, said.client_id)
             && named(&self.cert_cn, NameFrom::CommonName)
             && named(&self.cert_dn, NameFrom::DistinguishedName)
@@ -168,7 +170,7 @@ mod tests {
             certificate: Some(certificate),
             nonce: 0,
         };
-        matching.fits(&peer, &Said { vhost: "v", username: "v:u", client_id: "c-1" })
+        matching.fits(&peer, &Said { vhost: "v", username: "v:u", user: "u", client_id: "c-1" })
     }
 
     #[test]
@@ -180,11 +182,12 @@ mod tests {
             |range| Match { address: Some([AddressRange::parse(range).unwrap()].into()), ..Match::default() };
         assert!(fits(&address("192.0.2.0/24")) && !fits(&address("10.0.0.0/8")));
         type Set = fn(&mut Match, Option<Box<[Glob]>>);
-        let table: [(Set, &str); 8] = [
+        let table: [(Set, &str); 9] = [
             (|m, globs| m.sni = globs, "*.acme.example"),
             (|m, globs| m.filter_chain = globs, "tls"),
             (|m, globs| m.vhost = globs, "v"),
             (|m, globs| m.username = globs, "v:*"),
+            (|m, globs| m.username = globs, "u"),
             (|m, globs| m.client_id = globs, "c-*"),
             (|m, globs| m.cert_cn = globs, "sensor"),
             (|m, globs| m.cert_dn = globs, "O=acme,*"),
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_fits_nothing() {
-        let said = Said { vhost: "", username: "", client_id: "" };
+        let said = Said { vhost: "", username: "", user: "", client_id: "" };
         let all = || globs(&["*"]);
         for matching in [
             Match { port: Some([1883].into()), ..Match::default() },

@@ -160,6 +160,20 @@ fn a_message_that_is_too_large_is_routed_and_clears() {
     });
 }
 
+/// RabbitMQ takes line breaks out of names: it would be kept, or cleared, for another topic.
+#[test]
+fn a_topic_with_a_line_break_is_routed_and_keeps_nothing() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(publish_flags(3, 7, "se\ncret", b"x"));
+        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
+        t.expect_publish(CONFIRM, "se\ncret", b"x");
+        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.hears(puback(7));
+        t.expect_silence();
+    });
+}
+
 /// What follows the end of the client's bytes cannot be waited for.
 #[test]
 fn what_a_client_publishes_with_its_last_bytes_is_sent_to_be_kept_at_once() {

@@ -176,7 +176,9 @@ fn a_fin_behind_what_would_take_too_long() {
                 assert!(numbers_of(&told, "t").len() < 20, "{} {key}", t.name);
                 t.advance(400);
                 told.extend(t.agree());
-                assert_eq!(numbers_of(&told, "t"), (0..500).collect::<Vec<_>>(), "{} {key}", t.name);
+                // The rest is nobody's: otherwise, whoever hangs up is ahead of any rate.
+                assert!(numbers_of(&told, "t").len() < 20, "{} {key}", t.name);
+                assert_eq!(t.counter("closed.limit"), 1);
                 assert_eq!(told.last(), Some(&AMQPFrame::Method(CONNECTION, goodbye())), "{} {key}", t.name);
                 t.closes();
                 lost_nothing(t);

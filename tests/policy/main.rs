@@ -208,7 +208,7 @@ fn refusal(reason: &str) -> &'static str {
         "client_id_missing" => "no client id, but a session to keep",
         "client_id_foreign" => "client id is not the certificate's",
         "client_id_pattern" => "client id does not match client_id_pattern",
-        "client_id_too_long" => "client id is too long for a queue name",
+        "client_id_unfit" => "client id makes no name of a queue: too long, or with a line break",
         "credentials_missing" => "credentials are missing",
         "credentials_unfit" => "user name and password are too long or hold U+0000",
         "guessing" => "too many wrong passwords from this address or for this user",

@@ -88,7 +88,7 @@ impl<'a> Case<'a> {
                 | Refusal::VhostForeign
                 | Refusal::VhostAccess
                 | Refusal::ClientIdPattern
-                | Refusal::ClientIdTooLong
+                | Refusal::ClientIdUnfit
         ) {
             self.login(&mut steps);
         }
@@ -314,7 +314,7 @@ impl<'a> Case<'a> {
                 self.certificate_client_id().unwrap_or_default()
             ),
             Refusal::ClientIdPattern => quoted("client_id_pattern", ""),
-            Refusal::ClientIdTooLong => "names of queues have at most 255 bytes".to_owned(),
+            Refusal::ClientIdUnfit => "names of queues have at most 255 bytes".to_owned(),
             Refusal::CredentialsMissing if self.connect.username.is_some() => {
                 "an empty password is none".to_owned()
             }

@@ -218,7 +218,7 @@ fn brokers_yaml_keeps_clients_to_their_nodes_and_tells_where_they_are() -> Resul
     let node = || {
         let clusters = envoy.admin("/clusters").ok()?;
         let mut active =
-            clusters.lines().filter(|line| line.starts_with("broker::") && line.ends_with("cx_active::1"));
+            clusters.lines().filter(|line| line.starts_with("broker::") && line.ends_with("rq_active::1"));
         active.next().map(str::to_owned)
     };
     let mut used = std::collections::BTreeSet::new();

@@ -158,10 +158,10 @@ fn a_refusal_arrives_before_the_close() {
 fn the_proxy_is_told_who_a_client_is() {
     let mut host = host(r#"{"tenants": [{"name": "t", "match": {"client_id": "c*"}}]}"#);
     let client = host.connect(peer());
-    host.client_sends(client, &support::packets::connect_with(0xc2, 0, &["c\n1", "v:u", "p"]));
-    assert_eq!(host.hash_key(client), Some("c\n1"));
+    host.client_sends(client, &support::packets::connect_with(0xc2, 0, &["c\t1", "v:u", "p"]));
+    assert_eq!(host.hash_key(client), Some("c\t1"));
     let told = host.told(client);
-    for (name, text) in [("client_id", r"c\n1"), ("user", "u"), ("vhost", "v"), ("tenant", "t")] {
+    for (name, text) in [("client_id", r"c\t1"), ("user", "u"), ("vhost", "v"), ("tenant", "t")] {
         assert_eq!(told[&format!("leveret.{name}")], text);
     }
     host.client_vanishes(client);

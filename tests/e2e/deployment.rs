@@ -4,17 +4,21 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use support::envoy::{self, Envoy, Mode, Options, Shipped, named, parse_yaml};
 use support::ports;
+use support::process::wait_until;
+use support::tls::{Authority, Identity};
 
 use crate::mqtt::{Client, Connect, connack};
 use crate::package::{self, packaged_module, run};
 use crate::python;
-use crate::world::{broker, can_be_lazy, folder, restricted_user, to};
+use crate::world::{PATIENCE, broker, can_be_lazy, folder, restricted_user, to};
 
 #[test]
 fn the_manifests_fit_their_schemas() -> Result<()> {
@@ -24,7 +28,8 @@ fn the_manifests_fit_their_schemas() -> Result<()> {
     }
     paths.sort_unstable();
     let kinds = python::run("schemas.py", &paths.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let all = "ConfigMap Deployment Service PodDisruptionBudget Gateway VirtualService WasmPlugin EnvoyFilter Deployment";
+    let all = "ConfigMap Deployment Service PodDisruptionBudget Gateway VirtualService WasmPlugin EnvoyFilter \
+               EnvoyFilter ConfigMap Deployment";
     assert_eq!(kinds.join(" "), all);
 
     // The check itself.
@@ -56,31 +61,32 @@ fn the_pods_start_envoy_with_what_is_mounted() -> Result<()> {
     if !can_be_lazy() {
         return Ok(());
     }
-    let config = config_map()?;
-    let module = filter(&mut config.clone())?.pointer("/vm_config/code/local/filename").cloned();
-    for (file, containers) in [("gateway", "containers"), ("sidecar", "initContainers")] {
+    for (file, containers, mounts) in
+        [("gateway", "containers", &MOUNTS[..]), ("sidecar", "initContainers", &MOUNTS[..2])]
+    {
         let deployment = manifest(file, "Deployment")?;
-        let container = &deployment["spec"]["template"]["spec"][containers][0];
-        let mounted = |name: &str| -> Option<&str> {
-            let mounts = container["volumeMounts"].as_array()?;
-            mounts.iter().find(|it| it["name"] == name)?["mountPath"].as_str()
-        };
-        let path = format!("{}/plugin.wasm", mounted("module").context("no module")?);
-        assert_eq!(module, Some(json!(path)));
+        let spec = &deployment["spec"]["template"]["spec"];
+        let container = &spec[containers][0];
+        let mounted: Vec<_> = container["volumeMounts"].as_array().context("no mounts")?.iter().collect();
+        assert_eq!(mounted.iter().map(|it| &it["mountPath"]).collect::<Vec<_>>(), mounts);
+        let config_map =
+            spec["volumes"].as_array().context("no volumes")?.iter().find(|it| it["name"] == "config");
+        let map = manifest(file, "ConfigMap")?;
+        assert_eq!(config_map.context("no config")?["configMap"]["name"], map["metadata"]["name"]);
 
         // Its own arguments, the configuration's path in the pod replaced by the one here.
-        let path = format!("{}/envoy.yaml", mounted("config").context("no config")?);
-        let folder = folder(&format!("pod-{file}"));
-        fs::create_dir_all(&folder)?;
-        let here = folder.join("envoy.json");
-        fs::write(&here, serde_json::to_vec(&on_this_machine(config.clone())?)?)?;
+        let pod = Pod::new(file, &format!("pod-{file}"))?;
+        let here = pod.folder.join("envoy.json");
+        fs::write(&here, serde_json::to_vec(&pod.config)?)?;
         let arguments: Vec<String> = serde_json::from_value(container["args"].clone())?;
-        assert!(arguments.contains(&path), "{arguments:?}");
+        let path = "/etc/leveret/envoy.yaml";
+        assert!(arguments.iter().any(|it| it == path), "{arguments:?}");
         let arguments =
             arguments.into_iter().map(|it| if it == path { here.display().to_string() } else { it });
         run(Command::new(envoy::find()?).args(arguments).args(["--mode", "validate"]))?;
 
-        let mut listeners = config.pointer("/static_resources/listeners").context("no listeners")?.clone();
+        let shipped = parse_yaml(map["data"]["envoy.yaml"].as_str().context("no envoy.yaml")?)?;
+        let mut listeners = shipped["static_resources"]["listeners"].clone();
         for port in container["ports"].as_array().context("no ports")? {
             let name = port["name"].as_str().context("a port without a name")?;
             let listener = named(&mut listeners, name).context("a port without a listener")?;
@@ -95,24 +101,52 @@ fn the_pods_start_envoy_with_what_is_mounted() -> Result<()> {
 }
 
 #[test]
-fn the_config_map_serves_clients_and_probes() -> Result<()> {
+fn the_sidecar_serves_its_pod_and_probes() -> Result<()> {
     if !can_be_lazy() {
         return Ok(());
     }
-    let config = on_this_machine(config_map()?)?;
-    let envoy = Envoy::start(&folder("config-map"), &config, &Options::default())?;
-    serves(&envoy, "mqtt", "config-map")?;
+    let pod = Pod::new("sidecar", "sidecar")?;
+    let envoy = Envoy::start(&pod.folder, &pod.config, &Options::default())?;
+    let address = envoy.address("mqtt")?;
+    serves(|| Client::connect(address), "sidecar")?;
 
     let monitoring = envoy.address("monitoring")?;
     let ready = get(monitoring, "/ready")?;
     assert!(ready.starts_with("HTTP/1.1 200 ") && ready.contains("LIVE"), "{ready}");
     let metrics = get(monitoring, "/stats/prometheus")?;
-    assert!(metrics.contains("# TYPE leveret_"), "none of the filter's own metrics");
+    assert!(metrics.contains("leveret_connack{tenant=\"none\",code=\"accepted\"}"), "no labels: {metrics}");
     for path in ["/", "/quitquitquit", "/config_dump", "/stats", "/ready/../quitquitquit"] {
         let answer = get(monitoring, path)?;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
     }
     Ok(())
+}
+
+#[test]
+fn the_gateway_serves_over_tls_and_takes_on_a_renewed_certificate() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
+    let pod = Pod::new("gateway", "gateway")?;
+    let envoy = Envoy::start(&pod.folder, &pod.config, &Options::default())?;
+    let address = envoy.address("mqtts")?;
+    let name = "mqtt.example";
+    serves(|| Client::connect_tls(address, name, &pod.authority, None), "gateway")?;
+
+    // Clients do not notice; new ones see the new certificate.
+    let user = restricted_user("gateway")?;
+    let connect =
+        Connect { client_id: "before", username: Some(user), password: Some(user), ..Connect::default() };
+    let mut before = Client::connect_tls(address, name, &pod.authority, None)?.admitted(&connect)?;
+    let renewed = Authority::new()?;
+    mount_certificate(&pod.folder, &renewed.server(&[name])?)?;
+    let after = wait_until("the new certificate", PATIENCE, || {
+        let mut client = Client::connect_tls(address, name, &renewed, None).ok()?;
+        client.send(&Connect { client_id: "after", ..connect }.bytes()).ok()?;
+        (client.packet().ok()? == [0x20, 2, 0, 0]).then_some(client)
+    })?;
+    after.disconnect()?;
+    before.ping()
 }
 
 /// Istio hands `pluginConfig` on as a text of JSON, to a filter before a `tcp_proxy` of its own.
@@ -126,10 +160,14 @@ fn the_wasm_plugin_is_configured_for_istios_own_proxy() -> Result<()> {
         ..to(Mode::Eager, broker().amqp_address())
     };
     let mut config = shipped.render()?;
-    let configuration = filter(&mut config)?.pointer_mut("/configuration/value").context("no settings")?;
+    let listener = named(&mut config["static_resources"]["listeners"], "mqtt").context("no listener")?;
+    let filter = named(&mut listener["filter_chains"][0]["filters"], "leveret").context("no filter")?;
+    let path = "/typed_config/config/configuration/value";
+    let configuration = filter.pointer_mut(path).context("no settings")?;
     *configuration = Value::String(settings.to_string());
     let envoy = Envoy::start(&folder("wasm-plugin"), &config, &Options::default())?;
-    serves(&envoy, "mqtt", "wasm-plugin")
+    let address = envoy.address("mqtt")?;
+    serves(|| Client::connect(address), "wasm-plugin")
 }
 
 /// Istio adds the patches' values to what it has of each kind, and its agent puts a file in the place of the image.
@@ -154,6 +192,10 @@ fn the_envoy_filter_serves_clients() -> Result<()> {
         "bootstrap_extensions": shipped["bootstrap_extensions"], // Istio has it, too
         "admin": shipped["admin"],
     });
+    config
+        .as_object_mut()
+        .context("no map")?
+        .append(values("BOOTSTRAP").pop().as_mut().and_then(Value::as_object_mut).context("no bootstrap")?);
     let listener =
         named(&mut config["static_resources"]["listeners"], "leveret_mqtt").context("no listener")?;
     listener["address"]["socket_address"] = address(([127, 0, 0, 1], 0).into());
@@ -164,7 +206,11 @@ fn the_envoy_filter_serves_clients() -> Result<()> {
         named(&mut config["static_resources"]["clusters"], "leveret_broker").context("no broker")?;
     *endpoint(cluster)? = address(broker().amqp_address());
     let envoy = Envoy::start(&folder("envoy-filter"), &config, &Options::default())?;
-    serves(&envoy, "leveret_mqtt", "envoy-filter")
+    let address = envoy.address("leveret_mqtt")?;
+    serves(|| Client::connect(address), "envoy-filter")?;
+    let metrics = envoy.admin("/stats/prometheus")?;
+    assert!(metrics.contains("leveret_connack{tenant=\"none\",code=\"accepted\"}"), "{metrics}");
+    Ok(())
 }
 
 /// As far as that can be seen where systemd does not run.
@@ -196,47 +242,80 @@ fn the_unit_is_one_of_systemds_and_hardened() -> Result<()> {
 }
 
 /// A message there and back for who has credentials, and a no for who has none.
-fn serves(envoy: &Envoy, listener: &str, name: &str) -> Result<()> {
+fn serves<S: Read + Write>(dial: impl Fn() -> Result<Client<S>>, name: &str) -> Result<()> {
     let user = restricted_user(name)?;
     let connect =
         Connect { client_id: name, username: Some(user), password: Some(user), ..Connect::default() };
-    package::serves(envoy, listener, &connect)?;
+    package::serves(&dial, &connect)?;
 
-    let mut anonymous = Client::connect(envoy.address(listener)?)?;
+    let mut anonymous = dial()?;
     anonymous.send(&Connect { client_id: "anonymous", ..Connect::default() }.bytes())?;
     assert_eq!(anonymous.rest()?, connack(4));
     Ok(())
 }
 
-/// The ConfigMap's configuration.
-fn config_map() -> Result<Value> {
-    let map = manifest("config", "ConfigMap")?;
-    parse_yaml(map["data"]["envoy.yaml"].as_str().context("no envoy.yaml")?)
+/// Where the pods have their files: the configuration, the module, and the gateway's certificate.
+const MOUNTS: [&str; 3] = ["/etc/leveret", "/leveret", "/tls"];
+
+/// A manifest's Envoy configuration, with the addresses and files of this machine.
+struct Pod {
+    folder: PathBuf,
+    config: Value,
+    /// Who vouches for the certificate that is mounted.
+    authority: Authority,
 }
 
-/// The same with the addresses and files of the test.
-fn on_this_machine(mut config: Value) -> Result<Value> {
-    filter(&mut config)?["vm_config"]["code"]["local"]["filename"] = json!(packaged_module());
-    let [admin] = ports::free()?;
-    let loopback = |port: u16| address(([127, 0, 0, 1], port).into());
-    config["admin"]["address"]["socket_address"] = loopback(admin);
-    for name in ["mqtt", "monitoring"] {
-        let listener = named(&mut config["static_resources"]["listeners"], name).context("no listener")?;
-        listener["address"]["socket_address"] = loopback(0);
+impl Pod {
+    fn new(file: &str, name: &str) -> Result<Self> {
+        let folder = folder(name);
+        fs::create_dir_all(&folder)?;
+        let authority = Authority::new()?;
+        mount_certificate(&folder, &authority.server(&["mqtt.example"])?)?;
+        let [etc, module, tls] = MOUNTS;
+        let map = manifest(file, "ConfigMap")?;
+        let here = |key: &str| -> Option<String> {
+            let text = map["data"][key].as_str()?;
+            let text = text
+                .replace(&format!(" {module}/plugin.wasm "), &format!(" {} ", packaged_module().display()));
+            let text = text.replace(&format!(" {etc}/"), &format!(" {}/", folder.display()));
+            Some(text.replace(&format!(" {tls}"), &format!(" {}", folder.join("tls").display())))
+        };
+        if let Some(certificate) = here("certificate.yaml") {
+            fs::write(folder.join("certificate.yaml"), certificate)?;
+        }
+        let mut config = parse_yaml(&here("envoy.yaml").context("no envoy.yaml")?)?;
+        let [admin] = ports::free()?;
+        let loopback = |port: u16| address(([127, 0, 0, 1], port).into());
+        config["admin"]["address"]["socket_address"] = loopback(admin);
+        for listener in config["static_resources"]["listeners"].as_array_mut().context("no listeners")? {
+            if let Some(address) = listener.pointer_mut("/address/socket_address") {
+                *address = loopback(0);
+            }
+        }
+        for (name, to) in [("admin", loopback(admin)), ("broker", address(broker().amqp_address()))] {
+            *endpoint(named(&mut config["static_resources"]["clusters"], name).context("no cluster")?)? = to;
+        }
+        Ok(Self { folder, config, authority })
     }
-    for (name, to) in [("admin", loopback(admin)), ("broker", address(broker().amqp_address()))] {
-        *endpoint(named(&mut config["static_resources"]["clusters"], name).context("no cluster")?)? = to;
+}
+
+/// A Secret as the kubelet mounts it, or renews it: the files are links into a folder that a link names, and that link is
+/// replaced by a rename.
+fn mount_certificate(folder: &Path, server: &Identity) -> Result<()> {
+    let mount = folder.join("tls");
+    fs::create_dir_all(&mount)?;
+    let versions = fs::read_dir(&mount)?.count();
+    let version = format!("..{versions}");
+    fs::create_dir(mount.join(&version))?;
+    for (name, pem) in [("tls.crt", server.pem()), ("tls.key", server.key_pem())] {
+        fs::write(mount.join(&version).join(name), pem)?;
+        if !mount.join(name).is_symlink() {
+            symlink(Path::new("..data").join(name), mount.join(name))?;
+        }
     }
-    Ok(config)
+    symlink(&version, mount.join("..data_tmp"))?;
+    Ok(fs::rename(mount.join("..data_tmp"), mount.join("..data"))?)
 }
-
-/// The filter's own configuration.
-fn filter(config: &mut Value) -> Result<&mut Value> {
-    let listener = named(&mut config["static_resources"]["listeners"], "mqtt").context("no listener")?;
-    let filter = named(&mut listener["filter_chains"][0]["filters"], "leveret").context("no filter")?;
-    Ok(&mut filter["typed_config"]["config"])
-}
-
 /// The only endpoint of a cluster.
 fn endpoint(cluster: &mut Value) -> Result<&mut Value> {
     let path = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";

@@ -83,14 +83,16 @@ fn the_image_is_taken_by_tools_and_is_the_module() -> Result<()> {
 fn envoy_serves_the_packaged_module_from_a_file() -> Result<()> {
     let shipped = Shipped { module: packaged_module(), ..to(Mode::Lazy, broker().amqp_address()) };
     let envoy = Envoy::start(&folder("package-local"), &shipped.render()?, &Options::default())?;
-    serves(&envoy, "mqtt", &Connect { client_id: "package-local", ..Connect::default() })
+    let address = envoy.address("mqtt")?;
+    serves(|| Client::connect(address), &Connect { client_id: "package-local", ..Connect::default() })
 }
 
 #[test]
 fn envoy_serves_the_packaged_module_from_a_server_if_its_checksum_is_right() -> Result<()> {
     let server = http_server(fs::read(packaged_module())?)?;
     let envoy = Envoy::start(&folder("package-remote"), &remote(server, &checksum()?)?, &Options::default())?;
-    serves(&envoy, "mqtt", &Connect { client_id: "package-remote", ..Connect::default() })?;
+    let address = envoy.address("mqtt")?;
+    serves(|| Client::connect(address), &Connect { client_id: "package-remote", ..Connect::default() })?;
 
     let wrong = "0".repeat(64);
     let envoy = Envoy::start(&folder("package-wrong"), &remote(server, &wrong)?, &Options::default())?;
@@ -127,11 +129,14 @@ fn remote(server: SocketAddr, sha256: &str) -> Result<Value> {
     Ok(config)
 }
 
-/// A message there and back.
-pub(crate) fn serves(envoy: &Envoy, listener: &str, connect: &Connect<'_>) -> Result<()> {
-    let (address, topic) = (envoy.address(listener)?, connect.client_id);
+/// A message there and back, on a connection that is made so.
+pub(crate) fn serves<S: Read + Write>(
+    dial: impl Fn() -> Result<Client<S>>,
+    connect: &Connect<'_>,
+) -> Result<()> {
+    let topic = connect.client_id;
     // To a worker of Envoy's, a broker may still be one that is not there when the first client comes: CONNACK 3.
-    let mut client = wait_until("service", PATIENCE, || Client::login_as(address, connect).ok())?;
+    let mut client = wait_until("service", PATIENCE, || dial().ok()?.admitted(connect).ok())?;
     client.subscribe(topic, 1)?;
     client.publish(topic, b"packaged")?;
     assert_eq!(client.receive()?.text(), "packaged");

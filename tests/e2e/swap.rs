@@ -1,6 +1,7 @@
 //! Another module or configuration while clients are connected: `envoy/ecds.yaml` and what `build.sh swap` does.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,28 @@ fn a_configuration_is_for_new_connections() -> Result<()> {
     filter.swap(&plugin(json!({})))?;
     Client::login(address, "swap-newer")?.ping()?;
     old.ping()
+}
+
+/// It can hold passwords, and Envoy may be another user than who swaps.
+#[test]
+fn a_swap_leaves_the_file_to_those_who_had_it() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
+    let (_envoy, filter) = start("swap-mode")?;
+    let seen = || -> Result<_> {
+        let file = fs::metadata(&filter.file)?;
+        Ok((file.mode() & 0o7777, file.uid(), file.gid()))
+    };
+    let (mode, uid, gid) = seen()?;
+    assert_eq!(mode, 0o600, "a new one");
+    fs::set_permissions(&filter.file, Permissions::from_mode(0o640))?;
+    // Only root gives files away.
+    let (uid, gid) = if uid == 0 { (4321, 4321) } else { (uid, gid) };
+    chown(&filter.file, Some(uid), Some(gid))?;
+    filter.swap(&plugin(json!({ "prefetch": 20 })))?;
+    assert_eq!(seen()?, (0o640, uid, gid));
+    Ok(())
 }
 
 /// How a build is told from another: in the log, by gauges, and by what `swap --list` shows.

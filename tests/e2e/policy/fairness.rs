@@ -47,12 +47,21 @@ fn one_tenant_at_its_limits_is_not_felt_by_another() -> Result<()> {
     let (refused, beside_knocking) =
         while_it_goes_on(|is_over| knock(address, is_over), || modest.measure())?;
     let start = Instant::now();
-    let (sent, beside_flood) = while_it_goes_on(|is_over| flood(&mut greedy, is_over), || modest.measure())?;
+    let (sent, beside_flood) =
+        while_it_goes_on(|is_over| flood("fairness/greedy", &mut greedy, is_over), || modest.measure())?;
     let mut messages = 0;
     while taken.now()?.is_some() {
         messages += 1;
     }
     let permitted = RATE * (start.elapsed().as_secs() as u32 + 2);
+    drop(greedy);
+
+    // The same from clients that no limit holds: what the limits spare the modest one.
+    let mut free = (0..CLIENTS)
+        .map(|number| Client::login(address, &format!("free-{number}")))
+        .collect::<Result<Vec<_>>>()?;
+    let (_, beside_free) =
+        while_it_goes_on(|is_over| flood("fairness/free", &mut free, is_over), || modest.measure())?;
 
     println!(
         "milliseconds from a publish to oneself to its arrival, median and 95th percentile, one worker:"
@@ -60,9 +69,11 @@ fn one_tenant_at_its_limits_is_not_felt_by_another() -> Result<()> {
     println!("  alone                                  {alone}");
     println!("  beside a tenant at its max_connections {beside_knocking} {}", beside_knocking.times(&alone));
     println!("  beside a tenant ahead of its rate      {beside_flood} {}", beside_flood.times(&alone));
+    println!("  beside the same without limits         {beside_free} {}", beside_free.times(&alone));
     println!("  {refused} connections refused; {sent} messages sent and {messages} taken");
     // The modest one has lost nothing, or `measure` would have failed.
     ensure!(refused > 50, "{refused} connections refused");
+    ensure!(beside_flood.median < beside_free.median, "the limits make no difference");
     ensure!((RATE..permitted).contains(&messages) && sent > 100 * messages, "{messages} of {sent} messages");
     Ok(())
 }
@@ -82,8 +93,8 @@ fn while_it_goes_on<T: Send, U>(
 }
 
 /// All clients say as much as TCP takes. Gives the number of messages.
-fn flood(clients: &mut [Client], is_over: &AtomicBool) -> Result<u32> {
-    let message = packet(0x30, &[&text("fairness/greedy")[..], b"more"].concat());
+fn flood(topic: &str, clients: &mut [Client], is_over: &AtomicBool) -> Result<u32> {
+    let message = packet(0x30, &[&text(topic)[..], b"more"].concat());
     let messages = message.repeat(1000);
     let mut sent = vec![0; clients.len()];
     while !is_over.load(Ordering::Relaxed) {

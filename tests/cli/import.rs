@@ -266,6 +266,40 @@ fn certificate_logins_that_cannot_be_the_same_are_off() {
 }
 
 #[test]
+fn nothing_goes_by_certificates_that_nobody_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let pass = file(&folder, "pass", "geheim-edge");
+    let text = "mqtt.listeners.ssl.1 = 8883\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n\
+        mqtt.ssl_cert_login = true\nssl_cert_login_from = common_name\nmqtt.ssl_cert_client_id_from = distinguished_name\n";
+    let imported = |text: String| {
+        let conf = file(&folder, "rabbitmq.conf", text);
+        let definitions = fixture("definitions.json");
+        let account = ["--broker-user", "edge", "--broker-pass-file", &pass];
+        import(&[&["--conf", &conf, "--definitions", &definitions][..], &account].concat())
+    };
+    let all = ["ssl_cert_login", "ssl_cert_login_from", "ssl_cert_client_id_from", "mqtt_default_vhosts"];
+    let json = imported(text.to_owned());
+    for key in all {
+        assert!(json["plugin"].get(key).is_none(), "{key}");
+    }
+    for key in
+        ["mqtt.ssl_cert_login", "ssl_cert_login_from", "mqtt.ssl_cert_client_id_from", "mqtt_default_vhosts"]
+    {
+        let remarks = json["remarks"].as_array().unwrap();
+        let remark = remarks.iter().find(|it| it["key"] == key && it["attention"] == true).unwrap();
+        for (part, says) in
+            [("why", "anybody's certificate"), ("action", "Set `ssl_options.cacertfile`, and import again")]
+        {
+            assert!(remark[part].as_str().unwrap().contains(says), "{remark}");
+        }
+    }
+    let json = imported(format!("{text}ssl_options.cacertfile = /etc/rabbitmq/ca.pem\n"));
+    for key in all {
+        assert!(json["plugin"].get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
 fn an_account_for_verified_clients() {
     let folder = tempfile::tempdir().unwrap();
     let pass = file(&folder, "pass", "geheim-edge\nnot this\n");

@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -297,6 +299,31 @@ fn nothing_goes_by_certificates_that_nobody_verifies() {
     for key in all {
         assert!(json["plugin"].get(key).is_some(), "{key}");
     }
+}
+
+/// With many stars, and a name that all of them but the last fit, each has a choice.
+#[test]
+fn a_pattern_of_included_files_takes_no_time() {
+    let folder = tempfile::tempdir().unwrap();
+    file(&folder, &"a".repeat(200), "mqtt.vhost = other\n");
+    file(&folder, "a-b.conf", "mqtt.vhost = included\n");
+    let conf = file(&folder, "rabbitmq.conf", format!("include {}.conf\ninclude a*b.c*f\n", "*a".repeat(20)));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_leveret"))
+        .args(["import", "--json", "--conf", &conf])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let is_done = (0..1000).any(|_| {
+        thread::sleep(Duration::from_millis(20));
+        child.try_wait().unwrap().is_some()
+    });
+    if !is_done {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(is_done, "still at it after 20 s");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["plugin"]["vhost"], "included");
 }
 
 #[test]

@@ -59,6 +59,8 @@ fn help_teaches_and_usage_is_exit_code_2() {
     for (arguments, says) in [
         (&["--help"][..], "Exit codes"),
         (&["check", "--help"], "leveret check envoy.yaml"),
+        (&["check", "--help"], "Exit codes: 0 the filter takes all of them"),
+        (&["import", "--help"], "Exit codes: 0 it is made"),
         (&["explain", "--help"], "Exit codes: 0 permitted, 3 denied or refused"),
         (&["import", "--help"], "rabbitmqctl export_definitions"),
     ] {
@@ -69,7 +71,9 @@ fn help_teaches_and_usage_is_exit_code_2() {
         &[][..],
         &["check"],
         &["explain"],
-        &["explain", "a", "--password", "whose"],
+        &["explain", "a", "--password-file", "whose"],
+        &["explain", "a", "--username", "b", "--password", "seen-by-all"],
+        &["explain", "a", "--address", "nowhere"],
         &["explain", "a", "--clean-session", "--persistent"],
         &["explain", "a", "publish", "a/+"],
         &["explain", "a", "subscribe", "a", "--qos", "3"],

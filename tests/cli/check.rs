@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{file, leveret, root};
 
@@ -68,4 +68,153 @@ fn a_file_that_has_nothing_to_check_is_not_fine() {
         assert_eq!((json.code, json.json()["error"].is_string()), (Some(code), true));
     }
     assert_eq!(leveret(&["check", "/no/such/file"]).code, Some(2));
+}
+
+/// A filter of this configuration in a filter chain with this `transport_socket`.
+fn envoy(plugin: &Value, socket: &Value) -> String {
+    let config = json!({ "name": "leveret", "configuration":
+        { "@type": "type.googleapis.com/google.protobuf.StringValue", "value": plugin.to_string() } });
+    let wasm = json!({ "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "config": config });
+    let mut chain = json!({ "filters": [{ "name": "leveret", "typed_config": wasm }] });
+    if !socket.is_null() {
+        chain["transport_socket"] = socket.clone();
+    }
+    json!({ "static_resources": { "listeners": [{ "name": "mqtt", "filter_chains": [chain] }] } }).to_string()
+}
+
+fn tls(common: &Value) -> Value {
+    json!({ "name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": true, "common_tls_context": common } })
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "envoy.yaml", text);
+    let (ran, json) = (leveret(&["check", &path]), leveret(&["check", "--json", &path]));
+    assert_eq!((ran.code, json.code), (Some(0), Some(0)), "{}{}", ran.out, ran.err);
+    let finding = &json.json()["configurations"][0];
+    let place = format!("{path}: {}: ", finding["filter"].as_str().unwrap());
+    let warnings: Vec<_> =
+        finding["warnings"].as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect();
+    let lines: Vec<_> = warnings.iter().map(|it| format!("{place}warning: {it}\n")).collect();
+    assert_eq!(ran.out, format!("{place}OK\n{}", lines.concat()), "text and JSON say the same");
+    warnings
+}
+
+#[test]
+fn certificates_that_nobody_verifies_are_warned_of() {
+    let plugin = json!({ "ssl_cert_login": true, "broker_user": "edge", "broker_pass": "geheim" });
+    let ca = json!({ "filename": "ca.pem" });
+    let sds = json!({ "name": "validation", "sds_config": { "ads": {} } });
+    let none = "has no trusted_ca";
+    let untrusted = "ACCEPT_UNTRUSTED";
+    for (common, says) in [
+        (json!({}), Some(none)),
+        (json!({ "validation_context": {} }), Some(none)),
+        (json!({ "validation_context": { "trusted_ca": null } }), Some(none)),
+        (json!({ "validation_context": { "trusted_ca": { "inline_string": "" } } }), Some(none)),
+        (json!({ "combined_validation_context": { "default_validation_context": {} } }), Some(none)),
+        (
+            json!({ "validation_context": { "trusted_ca": ca, "trust_chain_verification": "ACCEPT_UNTRUSTED" } }),
+            Some(untrusted),
+        ),
+        (json!({ "validationContext": { "trustedCa": ca, "trustChainVerification": 1 } }), Some(untrusted)),
+        (
+            json!({ "combined_validation_context": { "validation_context_sds_secret_config": sds,
+                "default_validation_context": { "trust_chain_verification": "ACCEPT_UNTRUSTED" } } }),
+            Some(untrusted),
+        ),
+        (json!({ "validation_context": { "trusted_ca": ca } }), None),
+        (json!({ "validationContext": { "trustedCa": ca } }), None),
+        (json!({ "validation_context": { "verify_certificate_spki": ["AAAA"] } }), None),
+        (
+            json!({ "combined_validation_context": { "default_validation_context": { "trusted_ca": ca } } }),
+            None,
+        ),
+        // Not to be seen.
+        (json!({ "validation_context_sds_secret_config": sds }), None),
+        (json!({ "combined_validation_context": { "validation_context_sds_secret_config": sds } }), None),
+    ] {
+        let found = warnings(&envoy(&plugin, &tls(&common)));
+        match says {
+            None => assert!(found.is_empty(), "{common}: {found:?}"),
+            Some(says) => assert!(
+                matches!(&found[..], [one] if one.contains(says) && one.contains("ssl_cert_login") && !one.contains("geheim")),
+                "{common}: {found:?}"
+            ),
+        }
+    }
+    let raw = json!({ "name": "raw", "typed_config":
+        { "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" } });
+    for socket in [Value::Null, raw] {
+        let found = warnings(&envoy(&plugin, &socket));
+        assert!(matches!(&found[..], [one] if one.contains("has no TLS")), "{found:?}");
+    }
+    // No chain to be seen.
+    let resource = envoy(&plugin, &Value::Null).replace("\"filters\"", "\"others\"");
+    assert!(warnings(&resource).is_empty());
+}
+
+#[test]
+fn what_goes_by_certificates_is_named() {
+    let account = |mut plugin: Value| {
+        plugin["broker_user"] = json!("edge");
+        plugin["broker_pass"] = json!("x");
+        plugin
+    };
+    for (plugin, keys) in [
+        (account(json!({ "ssl_cert_login": true })), "ssl_cert_login"),
+        (json!({ "ssl_cert_client_id_from": "distinguished_name" }), "ssl_cert_client_id_from"),
+        (json!({ "mqtt_default_vhosts": { "CN=a": "b" } }), "mqtt_default_vhosts"),
+        (json!({ "san_to_vhost_mapping": { "a": "b" } }), "san_to_vhost_mapping"),
+        (json!({ "publish": { "allow": ["{cert_cn}/#"] } }), "publish"),
+        (
+            account(json!({ "tenants": [{ "name": "a", "ssl_cert_login": true,
+                "match": { "cert_cn": "*", "cert_dn": null, "cert_san": ["b"] } }] })),
+            "tenants[0].match.cert_cn, tenants[0].match.cert_san, tenants[0].ssl_cert_login",
+        ),
+    ] {
+        let found = warnings(&envoy(&plugin, &Value::Null));
+        let says = format!("these go by one: {keys}. ");
+        assert!(matches!(&found[..], [one] if one.contains(&says)), "{plugin}: {found:?}");
+    }
+    for plugin in [
+        json!({}),
+        json!({ "ssl_cert_login": false, "ssl_cert_login_from": "common_name" }),
+        json!({ "ssl_cert_client_id_from": null, "mqtt_default_vhosts": {} }),
+        json!({ "mqtt_default_vhosts": { "CN=a": "b" }, "vhost_from": ["port"] }),
+    ] {
+        assert_eq!(warnings(&envoy(&plugin, &Value::Null)), [""; 0], "{plugin}");
+    }
+}
+
+#[test]
+fn json_is_what_the_filter_takes_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, is_fine) in [
+        ("{\"prefetch\": 20}", true),
+        ("\u{feff}{\"prefetch\": 20}", false),
+        ("\u{feff}{\"prefetch\": 20,}", false),
+        ("{\"prefetch\": 20,}", false),
+        ("{prefetch: 20}", false),
+        ("prefetch: 20", true),
+        // A configuration that is YAML, where the mark is allowed, becomes JSON without it.
+        ("\u{feff}prefetch: 20", true),
+    ] {
+        assert_eq!(leveret::Config::from_json(text.as_bytes()).is_ok(), is_fine && text.starts_with('{'));
+        for command in ["check", "explain"] {
+            let address = ["--address", "[::1]:1"];
+            let arguments = [command, &file(&folder, "leveret.json", text)];
+            let arguments = [&arguments[..], if command == "explain" { &address } else { &[] }].concat();
+            let code = Some(if is_fine { 0 } else { 1 });
+            assert_eq!(leveret(&arguments).code, code, "{command} {text:?}");
+        }
+        let text = envoy(&Value::Null, &Value::Null).replace("\"null\"", &json!(text).to_string());
+        let ran = leveret(&["check", &file(&folder, "envoy.json", &text)]);
+        let code = Some(if is_fine && text.contains("{\\\"") { 0 } else { 1 });
+        assert_eq!(ran.code, code, "{text}: {}{}", ran.out, ran.err);
+    }
+    let none = envoy(&Value::Null, &Value::Null).replace("\"null\"", "\"\"");
+    assert!(warnings(&none).is_empty());
 }

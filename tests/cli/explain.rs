@@ -1,5 +1,8 @@
 //! `leveret explain`.
 
+use std::fs::File;
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::{file, leveret, root};
@@ -206,7 +209,12 @@ fn a_subscription_has_its_queue_and_what_is_granted() {
 #[test]
 fn who_does_not_get_in_is_told_little_and_the_operator_all() {
     for (client, code, says, rule) in [
-        (&format!("{SENSOR} --password test13")[..], 4, "wrong password", "tenants[1].users[0] has another"),
+        (
+            "",
+            5,
+            "loopback user from another address",
+            "loopback_users, by default: guest, and no --address is given",
+        ),
         (
             "--port 8883 --sni acme.example --username nobody",
             4,
@@ -257,13 +265,134 @@ fn certificates_anonymous_clients_and_right_passwords_get_in() {
     assert_eq!((explained.is("tenant"), explained.is("user")), ("certified", "CN=pump"));
     assert_eq!(explained.by("user"), ["tenants[2].ssl_cert_login: true"]);
     assert_eq!((explained.is("vhost"), explained.by("vhost")[0]), ("lab", "vhost: lab"));
-    let explained = explain(&format!("{SENSOR} --password test12"));
-    assert_eq!(explained.by("user"), ["tenants[1].users[0], whose password it is"]);
+}
+
+#[test]
+fn a_password_comes_from_a_file_or_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "leveret.json", configuration().to_string());
+    for (password, rule) in [
+        (&b"test12"[..], None),
+        (b"test12\n", None),
+        (b"test12\r\n", None),
+        (b"test12\n\n", Some("wrong password: tenants[1].users[0] has another")),
+        (b"test13", Some("wrong password: tenants[1].users[0] has another")),
+        (b"\xff", Some("wrong password: tenants[1].users[0] has another")),
+        (b"\n", Some("credentials are missing: an empty password is none")),
+        (
+            &[b'x'; 200_000],
+            Some(
+                "user name and password are too long or hold U+0000: max_credentials_size is 3584, and U+0000 is never taken",
+            ),
+        ),
+    ] {
+        let from = file(&folder, "password", password);
+        for (name, input) in [(&*from, "/dev/null"), ("-", &*from)] {
+            let output = Command::new(env!("CARGO_BIN_EXE_leveret"))
+                .args(["explain", "--json", &path, "--password-file", name])
+                .args(SENSOR.split(' '))
+                .stdin(File::open(input).unwrap())
+                .output()
+                .unwrap();
+            let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(output.status.code(), Some(if rule.is_some() { 3 } else { 0 }), "{json}");
+            match rule {
+                Some(rule) => assert_eq!(json["rule"], rule),
+                None => assert_eq!(
+                    json["steps"]["user"]["by"],
+                    json!(["tenants[1].users[0], whose password it is"])
+                ),
+            }
+        }
+    }
+    let ran = leveret(&["explain", &path, "--username", "a", "--password-file", "/no/such/file"]);
+    assert!(ran.code == Some(2) && ran.err.contains("/no/such/file"), "{}", ran.err);
+}
+
+#[test]
+fn an_address_that_is_not_given_is_none_and_is_told_where_it_matters() {
+    let told = ["judged as no loopback address, and as in no range of match.address: give it with --address"];
+    let explained = explain("publish a");
+    assert_eq!((explained.code, explained.is("address")), (Some(3), "not given"), "{}", explained.text);
+    assert_eq!(explained.by("address"), told);
+    for address in ["::1", "127.0.0.1:9"] {
+        let explained = explain(&format!("--address {address}"));
+        assert_eq!(explained.is("address"), "");
+        assert_eq!(
+            explained.by("user")[1],
+            "loopback_users, by default: guest, and it comes from such an address"
+        );
+    }
+    assert_eq!(explain(SENSOR).is("address"), "", "nothing goes by it");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(
+        &folder,
+        "leveret.json",
+        json!({ "tenants": [
+            { "name": "first", "match": { "client_id": "f" } },
+            { "name": "here", "match": { "address": "127.0.0.0/8" } },
+        ] })
+        .to_string(),
+    );
+    let explain = |arguments: &[&str]| {
+        leveret(&[&["explain", "--json", &path, "--username", "u"], arguments].concat()).json()
+    };
+    let json = explain(&[]);
+    assert_eq!(
+        (&json["steps"]["tenant"]["is"], &json["steps"]["address"]["by"]),
+        (&json!("none"), &json!(told))
+    );
+    assert_eq!(explain(&["--address", "127.0.0.1"])["steps"]["tenant"]["is"], "here");
+    assert!(
+        explain(&["--client-id", "f"])["steps"].get("address").is_none(),
+        "nobody looks behind the first"
+    );
+}
+
+/// Of `null` the filter makes the default, or what the top level says.
+#[test]
+fn null_is_a_key_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(
+        &folder,
+        "leveret.json",
+        json!({
+            "vhost": "lab", "max_payload_size": 3, "loopback_users": null, "permissions": null, "users": null,
+            "publish": null, "max_connections": null, "broker_user": null, "mqtt_port_to_vhost_mapping": null,
+            "tenants": [
+                { "name": "other", "match": { "port": null, "client_id": "x" } },
+                { "name": "all", "match": { "port": null }, "vhost": null, "max_payload_size": null, "users": null },
+            ],
+        })
+        .to_string(),
+    );
+    let ran = leveret(&["explain", "--json", &path, "--username", "u", "publish", "a", "--size", "4"]);
+    let json = ran.json();
+    assert_eq!(json["rule"], "payload is larger than max_payload_size: max_payload_size: 3");
+    assert_eq!(
+        json["steps"]["tenant"]["by"],
+        json!([
+            "tenants[0].match.client_id: x, but the client's is unknown",
+            "tenants[1].match: none, so everybody is this tenant's"
+        ])
+    );
+    assert_eq!(json["steps"]["vhost"]["by"], json!(["vhost: lab"]));
+    assert_eq!(json["steps"]["permissions"]["is"], "none here: the broker's alone count");
+    assert_eq!(json["steps"]["at_the_broker"]["by"][0], "its own user name and password");
+    assert!(!ran.out.contains("null"), "{}", ran.out);
 }
 
 #[test]
 fn envoys_file_does_as_well_and_a_wrong_one_is_exit_code_1() {
-    let ran = leveret(&["explain", &root("envoy/lazy.yaml").display().to_string(), "publish", "a"]);
+    let ran = leveret(&[
+        "explain",
+        &root("envoy/lazy.yaml").display().to_string(),
+        "--address",
+        "127.0.0.1",
+        "publish",
+        "a",
+    ]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.out.starts_with("permitted: nothing forbids it"), "{}", ran.out);
     assert!(ran.out.contains("default_user, by default: guest"), "{}", ran.out);

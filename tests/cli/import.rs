@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -263,6 +265,65 @@ fn certificate_logins_that_cannot_be_the_same_are_off() {
         "{plugin:?}"
     );
     assert!(needs_attention(&json, "mqtt_default_vhosts"));
+}
+
+#[test]
+fn nothing_goes_by_certificates_that_nobody_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let pass = file(&folder, "pass", "geheim-edge");
+    let text = "mqtt.listeners.ssl.1 = 8883\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n\
+        mqtt.ssl_cert_login = true\nssl_cert_login_from = common_name\nmqtt.ssl_cert_client_id_from = distinguished_name\n";
+    let imported = |text: String| {
+        let conf = file(&folder, "rabbitmq.conf", text);
+        let definitions = fixture("definitions.json");
+        let account = ["--broker-user", "edge", "--broker-pass-file", &pass];
+        import(&[&["--conf", &conf, "--definitions", &definitions][..], &account].concat())
+    };
+    let all = ["ssl_cert_login", "ssl_cert_login_from", "ssl_cert_client_id_from", "mqtt_default_vhosts"];
+    let json = imported(text.to_owned());
+    for key in all {
+        assert!(json["plugin"].get(key).is_none(), "{key}");
+    }
+    for key in
+        ["mqtt.ssl_cert_login", "ssl_cert_login_from", "mqtt.ssl_cert_client_id_from", "mqtt_default_vhosts"]
+    {
+        let remarks = json["remarks"].as_array().unwrap();
+        let remark = remarks.iter().find(|it| it["key"] == key && it["attention"] == true).unwrap();
+        for (part, says) in
+            [("why", "anybody's certificate"), ("action", "Set `ssl_options.cacertfile`, and import again")]
+        {
+            assert!(remark[part].as_str().unwrap().contains(says), "{remark}");
+        }
+    }
+    let json = imported(format!("{text}ssl_options.cacertfile = /etc/rabbitmq/ca.pem\n"));
+    for key in all {
+        assert!(json["plugin"].get(key).is_some(), "{key}");
+    }
+}
+
+/// With many stars, and a name that all of them but the last fit, each has a choice.
+#[test]
+fn a_pattern_of_included_files_takes_no_time() {
+    let folder = tempfile::tempdir().unwrap();
+    file(&folder, &"a".repeat(200), "mqtt.vhost = other\n");
+    file(&folder, "a-b.conf", "mqtt.vhost = included\n");
+    let conf = file(&folder, "rabbitmq.conf", format!("include {}.conf\ninclude a*b.c*f\n", "*a".repeat(20)));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_leveret"))
+        .args(["import", "--json", "--conf", &conf])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let is_done = (0..1000).any(|_| {
+        thread::sleep(Duration::from_millis(20));
+        child.try_wait().unwrap().is_some()
+    });
+    if !is_done {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(is_done, "still at it after 20 s");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["plugin"]["vhost"], "included");
 }
 
 #[test]

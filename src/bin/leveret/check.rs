@@ -1,4 +1,6 @@
-//! `leveret check`: are the configurations in a file what the filter takes?
+//! `leveret check`: are the configurations in a file what the filter takes, and can it rely on what it goes by?
+
+mod certificates;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -10,18 +12,27 @@ use leveret::Config;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{WRONG, Wrong, document, plugin, print_json};
+use crate::plugin::{self, Plugin};
+use crate::{WRONG, Wrong, document, print_json};
 
 /// Validates a configuration, and points at the key that is wrong
 ///
 /// FILE is a plugin configuration (JSON, or the same in YAML), or a configuration of Envoy's, YAML or JSON. In the latter each
 /// wasm filter of Leveret's is found wherever it stands, in listeners and in files of resources, and its configuration is read
 /// as the filter does.
+///
+/// A filter that goes by client certificates is warned of where its filter chain has no TLS, or does not verify them: no trusted_ca,
+/// or ACCEPT_UNTRUSTED. What SDS brings is not seen, nor is the chain of a filter that ECDS brings. Warnings leave the exit code as
+/// it is.
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Exit codes: 0 the filter takes all of them, 1 it does not, or there is none, 2 the command line is wrong or a file cannot be read.
+
+Examples:
   leveret check envoy.yaml
   leveret check leveret.json && mv leveret.json /etc/envoy/
-  leveret check --json envoy.yaml | jq '.configurations[] | select(.ok | not)'")]
+  leveret check --json envoy.yaml | jq '.configurations[] | select((.ok | not) or .warnings != [])'"
+)]
 pub(crate) struct Check {
     /// What to validate
     #[arg(required = true, value_name = "FILE")]
@@ -38,6 +49,8 @@ struct Finding {
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// What the filter takes, and the operator may not mean.
+    warnings: Vec<String>,
 }
 
 impl Check {
@@ -47,9 +60,12 @@ impl Check {
             let file = path.display().to_string();
             let text = document::read(path)?;
             let found = configurations(&text).with_context(|| file.clone())?;
-            findings.extend(found.into_iter().map(|(filter, result)| {
-                let error = result.err();
-                Finding { file: file.clone(), filter, ok: error.is_none(), error }
+            findings.extend(found.into_iter().map(|Judged { filter, error, warnings }| Finding {
+                file: file.clone(),
+                filter,
+                ok: error.is_none(),
+                error,
+                warnings,
             }));
         }
         if json {
@@ -64,28 +80,41 @@ impl Check {
 fn print(findings: &[Finding]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for finding in findings {
-        write!(out, "{}: ", finding.file)?;
-        if let Some(filter) = &finding.filter {
-            write!(out, "{filter}: ")?;
+        let place = match &finding.filter {
+            Some(filter) => format!("{}: {filter}", finding.file),
+            None => finding.file.clone(),
+        };
+        writeln!(out, "{place}: {}", finding.error.as_deref().unwrap_or("OK"))?;
+        for warning in &finding.warnings {
+            writeln!(out, "{place}: warning: {warning}")?;
         }
-        writeln!(out, "{}", finding.error.as_deref().unwrap_or("OK"))?;
     }
     Ok(())
 }
 
-type Judged = (Option<String>, Result<(), String>);
+/// A configuration, and what there is to say about it.
+struct Judged {
+    filter: Option<String>,
+    error: Option<String>,
+    warnings: Vec<String>,
+}
 
 /// Where each configuration in `text` stands, and what is wrong with it.
 fn configurations(text: &str) -> Result<Vec<Judged>, Wrong> {
     let plugins = plugin::configurations(text)?;
-    Ok(plugins
-        .into_iter()
-        .map(|plugin| (plugin.at, plugin.json.and_then(|json| judge(json.as_bytes()))))
-        .collect())
+    Ok(plugins.into_iter().map(judge).collect())
 }
 
-fn judge(json: &[u8]) -> Result<(), String> {
-    Config::from_json(json).map(|_| ()).map_err(|e| e.to_string())
+fn judge(Plugin { at, json, doubt }: Plugin) -> Judged {
+    let taken = json.and_then(|json| match Config::from_json(json.as_bytes()) {
+        Ok(_) => Ok(doubt.and_then(|doubt| certificates::warning(&json, doubt))),
+        Err(e) => Err(e.to_string()),
+    });
+    let (error, warning) = match taken {
+        Ok(warning) => (None, warning),
+        Err(error) => (Some(error), None),
+    };
+    Judged { filter: at, error, warnings: warning.into_iter().collect() }
 }
 
 #[cfg(test)]
@@ -96,8 +125,8 @@ mod tests {
         match configurations(text) {
             Ok(all) => all
                 .into_iter()
-                .map(|(at, result)| {
-                    format!("{}: {}", at.unwrap_or_default(), result.err().unwrap_or_else(|| "OK".into()))
+                .map(|Judged { filter, error, .. }| {
+                    format!("{}: {}", filter.unwrap_or_default(), error.unwrap_or_else(|| "OK".into()))
                 })
                 .collect(),
             Err(e) => vec![e.to_string()],

@@ -5,9 +5,10 @@ mod story;
 mod topics;
 mod written;
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -28,16 +29,17 @@ use written::Written;
 /// Says what the filter decides about a client that connects, publishes or subscribes, and the rule that decides
 ///
 /// The client is described by what Envoy and its CONNECT would tell: say what there is, and leave out what there is not. Without
-/// --password a password is taken to be right. What the broker decides, such as whether it knows the user, is not asked.
+/// --password-file a password is taken to be right; without --address the client counts as one from elsewhere, and is told so
+/// where it matters. What the broker decides, such as whether it knows the user, is not asked.
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 permitted, 3 denied or refused, 1 the configuration is wrong, 2 the command line is.
+    after_help = "Exit codes: 0 permitted, 3 denied or refused, 1 the configuration is wrong, 2 the command line is or a file cannot be read.
 
 Examples:
   leveret explain leveret.json --client-id sensor-1 --username sensor-1 publish sensors/1/temperature
   leveret explain envoy.yaml --port 8883 --sni acme.example --cert-subject 'O=acme,CN=pump' --client-id pump subscribe 'pumps/#'
-  leveret explain leveret.json --username acme:pump --password x
-      whether it gets in, and if not, why"
+  leveret explain leveret.json --address 192.0.2.7 --username acme:pump --password-file -
+      whether it gets in with the password on standard input, and if not, why"
 )]
 pub(crate) struct Explain {
     /// A plugin configuration, or a configuration of Envoy's whose filters of Leveret's are configured alike
@@ -48,9 +50,9 @@ pub(crate) struct Explain {
     /// CONNECT's user name; without one, and without a certificate, the client is anonymous
     #[arg(long, value_name = "USER")]
     username: Option<String>,
-    /// CONNECT's password, to see whether it is right
-    #[arg(long, requires = "username")]
-    password: Option<String>,
+    /// A file with CONNECT's password, to see whether it is right; `-` is standard input. A line break at its end is none of it
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
     /// The client certificate's subject, such as `O=acme,CN=pump`
     #[arg(long, value_name = "DN")]
     cert_subject: Option<String>,
@@ -60,9 +62,9 @@ pub(crate) struct Explain {
     /// The certificate's first URI
     #[arg(long, value_name = "URI")]
     cert_uri: Option<String>,
-    /// Where the client comes from
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:50000")]
-    address: SocketAddr,
+    /// Where the client comes from; without one it is in no range, and no loopback address
+    #[arg(long, value_name = "IP[:PORT]", value_parser = address)]
+    address: Option<SocketAddr>,
     /// The listener's port
     #[arg(long)]
     port: Option<u16>,
@@ -114,7 +116,8 @@ impl Explain {
         let config = Config::from_json(configuration.as_bytes())
             .map_err(|error| Wrong(error.to_string()))
             .with_context(|| file.clone())?;
-        let story = self.story(&config, Written::new(&configuration)?);
+        let password = self.password_file.as_deref().map(password).transpose()?;
+        let story = self.story(&config, Written::new(&configuration)?, password.as_deref());
         if json {
             print_json(&story.json())?;
         } else {
@@ -123,10 +126,10 @@ impl Explain {
         Ok(if story.is_permitted() { ExitCode::SUCCESS } else { DENIED.into() })
     }
 
-    fn story(&self, config: &Config, written: Written) -> Story {
+    fn story(&self, config: &Config, written: Written, password: Option<&[u8]>) -> Story {
         let gate = Rc::new(Gate::alone(Rc::clone(&config.policy)));
-        let (peer, connect) = (self.peer(), self.connect());
-        let is_assumed = self.password.is_none();
+        let (peer, connect) = (self.peer(), self.connect(password));
+        let is_assumed = password.is_none();
         let case = Case::new(config, &gate, written, &peer, &connect, is_assumed);
         let verification = if is_assumed { Verification::Assumed } else { Verification::Password };
         let admission = match gate
@@ -155,7 +158,7 @@ impl Explain {
         let names = [&self.cert_subject, &self.cert_dns, &self.cert_uri];
         let [subject, dns, uri] = names.map(text);
         Peer {
-            address: Some(self.address),
+            address: self.address,
             port: self.port,
             filter_chain: text(&self.filter_chain),
             server_name: text(&self.sni),
@@ -164,8 +167,7 @@ impl Explain {
         }
     }
 
-    fn connect(&self) -> Connect<'_> {
-        let password = self.password.as_deref().map_or(UNKNOWN, str::as_bytes);
+    fn connect<'a>(&'a self, password: Option<&'a [u8]>) -> Connect<'a> {
         Connect {
             version: Version::V311,
             clean_session: !self.persistent,
@@ -173,7 +175,7 @@ impl Explain {
             client_id: &self.client_id,
             will: None,
             username: self.username.as_deref(),
-            password: self.username.is_some().then_some(password),
+            password: self.username.is_some().then_some(password.unwrap_or(UNKNOWN)),
         }
     }
 }
@@ -192,6 +194,30 @@ fn configuration(text: &str) -> Result<String, Wrong> {
         ))),
         None => Ok(json),
     }
+}
+
+/// The bytes of a file, or of standard input, less a line break at their end.
+fn password(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(MAX_PASSWORD).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_PASSWORD).read_to_end(&mut bytes))
+    };
+    read.with_context(|| format!("cannot read the password from {}", path.display()))?;
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+    }
+    Ok(bytes)
+}
+
+/// With or without the port, which nothing goes by.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let address = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0)));
+    address.map_err(|_| "expected an IP, or IP:PORT")
 }
 
 /// What a PUBLISH can carry.
@@ -214,6 +240,8 @@ fn qos(text: &str) -> Result<QoS, &'static str> {
 
 /// Stands for a password that is not given.
 const UNKNOWN: &[u8] = b"?";
+/// What is read of a password, in bytes: more than MQTT can carry, so that a longer one is refused and not shortened.
+const MAX_PASSWORD: u64 = 1 << 17;
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,11 @@ use remark::Remarks;
 /// Without --output the Envoy configuration, which holds the plugin's, is printed. It holds password hashes and the passwords of
 /// rabbitmq.conf: keep it as private as that.
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Exit codes: 0 it is made, whatever is listed, 1 what a file says is wrong, 2 the command line is wrong, or a file cannot be \
+read or written.
+
+Examples:
   rabbitmqctl export_definitions definitions.json
   leveret import --conf /etc/rabbitmq/rabbitmq.conf --definitions definitions.json --output edge
       writes edge/envoy.yaml and edge/leveret.json, and lists what to look at
@@ -47,7 +51,8 @@ use remark::Remarks;
 
 Then:
   leveret check edge/envoy.yaml
-  envoy --mode validate -c edge/envoy.yaml")]
+  envoy --mode validate -c edge/envoy.yaml"
+)]
 pub(crate) struct Import {
     /// RabbitMQ's configuration file, sysctl format; may be repeated
     #[arg(long, value_name = "FILE", required_unless_present = "definitions")]

@@ -19,13 +19,13 @@ use clap::{Parser, Subcommand};
     name = "leveret",
     version,
     after_help = "Exit codes: 0 fine, 1 what a file says is wrong, \
-     2 the command line is wrong or a file cannot be read, \
+     2 the command line is wrong or a file cannot be read or written, \
      3 `explain` says that the client may not.\n`leveret help COMMAND` has examples."
 )]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Prints JSON on standard output, errors included
+    /// Prints JSON on standard output, errors in files included
     #[arg(long, global = true)]
     json: bool,
 }
@@ -76,7 +76,7 @@ fn print_json(value: &serde_json::Value) -> Result<()> {
 
 /// What a file says is wrong.
 const WRONG: u8 = 1;
-/// The command line is wrong, or a file cannot be read.
+/// The command line is wrong, or a file cannot be read or written.
 const UNUSABLE: u8 = 2;
 /// The client may not.
 const DENIED: u8 = 3;

@@ -1,10 +1,13 @@
 //! Plugin configurations in a file: the plugin's own, or those in a configuration of Envoy's.
 
+mod chain;
 mod envoy;
 
 use serde_json::Value;
 
 use crate::{Wrong, document};
+
+pub(crate) use chain::Doubt;
 
 /// One of them.
 pub(crate) struct Plugin {
@@ -12,6 +15,8 @@ pub(crate) struct Plugin {
     pub(crate) at: Option<String>,
     /// Its JSON, or what is wrong with the way it is given.
     pub(crate) json: Result<String, String>,
+    /// Why certificates prove nothing where it stands, as far as can be seen.
+    pub(crate) doubt: Option<Doubt>,
 }
 
 /// All that there are in `text`, which is JSON or YAML: at least one.
@@ -31,8 +36,9 @@ fn plugins_own(text: &str, documents: &[Value]) -> Result<Vec<Plugin>, Wrong> {
     let [plugin] = documents else {
         return Err(Wrong("expected one plugin configuration, or Envoy's configuration".to_owned()));
     };
-    // As it stands where it is JSON, for a key that is there twice.
-    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    // Who begins with a brace means JSON, and is told what the filter says to the text as it stands: YAML would pass over a mark
+    // of the byte order in front, a comma too many, and a key that is there twice.
+    let is_json = text.strip_prefix('\u{feff}').unwrap_or(text).trim_start().starts_with('{');
     let json = if is_json { text.to_owned() } else { plugin.to_string() };
-    Ok(vec![Plugin { at: None, json: Ok(json) }])
+    Ok(vec![Plugin { at: None, json: Ok(json), doubt: None }])
 }

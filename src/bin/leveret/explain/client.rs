@@ -105,6 +105,11 @@ impl<'a> Case<'a> {
     }
 
     fn until_client_id(&self, steps: &mut Steps) {
+        if self.peer.address.is_none() && self.address_matters() {
+            let by =
+                "judged as no loopback address, and as in no range of match.address: give it with --address";
+            steps.add("address", "not given", [by.to_owned()]);
+        }
         let name = match &self.tenant {
             Some(tenant) if !tenant.name.is_empty() => &*tenant.name,
             Some(_) | None => "none",
@@ -124,13 +129,27 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Whether with another address it could be another tenant's, or a loopback user's in place of nobody's.
+    fn address_matters(&self) -> bool {
+        let tenants = self.written.top("tenants").map(|list| list.each()).unwrap_or_default();
+        // Behind the one that fits nobody looks.
+        let asked = self.tenant.as_ref().map_or(tenants.len(), |tenant| {
+            let others = &self.config.policy.tenants;
+            others.iter().position(|(_, other)| Rc::ptr_eq(other, tenant)).unwrap_or(tenants.len())
+        });
+        let by_address =
+            |tenant: &Quote<'_>| tenant.get("match").is_some_and(|it| it.get("address").is_some());
+        tenants.iter().take(asked).any(by_address) || self.loopback_rule().is_some()
+    }
+
     /// Each tenant that is passed over and why, and what makes it this one's.
     fn tenant_rules(&self) -> Vec<String> {
         let tenants = self.written.top("tenants").map(|list| list.each()).unwrap_or_default();
         let mut rules = Vec::new();
         for tenant in tenants {
             let facts = tenant.get("match").and_then(|it| Some((it.value.as_object()?, it)));
-            let Some((keys, matching)) = facts.filter(|(keys, _)| !keys.is_empty()) else {
+            let Some((keys, matching)) = facts.filter(|(keys, _)| keys.values().any(|it| !it.is_null()))
+            else {
                 rules.push(format!("{}.match: none, so everybody is this tenant's", tenant.path));
                 return rules;
             };
@@ -333,7 +352,10 @@ impl<'a> Case<'a> {
                 format!("{} has another", user.unwrap_or_default())
             }
             Refusal::Unverifiable | Refusal::NoAccount => quoted("broker_user", "none"),
-            Refusal::NotLoopback => self.loopback_rule().unwrap_or_default(),
+            Refusal::NotLoopback => {
+                let given = if self.peer.address.is_some() { "" } else { ", and no --address is given" };
+                format!("{}{given}", self.loopback_rule().unwrap_or_default())
+            }
             Refusal::VhostTooLong => "names of virtual hosts have at most 255 bytes".to_owned(),
             Refusal::VhostForeign => match written.own("vhost") {
                 Some(own) => own.to_string(),

@@ -33,7 +33,7 @@ impl Written {
 
     /// A key of the top level's.
     pub(super) fn top(&self, key: &str) -> Option<Quote<'_>> {
-        Some(Quote { path: key.to_owned(), value: self.top.get(key)? })
+        Some(Quote { path: key.to_owned(), value: set(&self.top, key)? })
     }
 
     /// A key of the tenant's own.
@@ -51,13 +51,13 @@ impl Written {
         self.term(key).map_or_else(|| format!("{key}, by default: {default}"), |quote| quote.to_string())
     }
 
-    /// The entry of a list of RabbitMQ's that counts for these: of several the last.
+    /// The entry of a list of RabbitMQ's that is for these; the core takes no list with two.
     pub(super) fn entry(&self, list: &str, of: &[(&str, &str)]) -> Option<Quote<'_>> {
         let list = self.term(list)?;
         let fits = |entry: &Value| {
             of.iter().all(|(key, text)| entry.get(*key).and_then(Value::as_str) == Some(*text))
         };
-        let number = list.value.as_array()?.iter().rposition(fits)?;
+        let number = list.value.as_array()?.iter().position(fits)?;
         list.at(number)
     }
 }
@@ -70,7 +70,7 @@ impl<'a> Quote<'a> {
 
     /// A key of an object.
     pub(super) fn get(&self, key: &str) -> Option<Quote<'a>> {
-        Some(Quote { path: format!("{}.{key}", self.path), value: self.value.get(key)? })
+        Some(Quote { path: format!("{}.{key}", self.path), value: set(self.value, key)? })
     }
 
     /// All elements of a list; of anything else, itself.
@@ -85,6 +85,11 @@ impl<'a> Quote<'a> {
     pub(super) fn text(&self) -> String {
         self.value.as_str().map_or_else(|| self.value.to_string(), str::to_owned)
     }
+}
+
+/// The value of a key. `null` is none, as it is for the core.
+fn set<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|value| !value.is_null())
 }
 
 impl fmt::Display for Quote<'_> {

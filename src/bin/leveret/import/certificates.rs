@@ -15,6 +15,8 @@ pub(super) struct Certificates {
     pub(super) client_id: Source,
     /// Whether Leveret finds the same name in a certificate as RabbitMQ; if not, nothing that hangs on it is carried over.
     pub(super) name_is_the_same: bool,
+    /// Whether anybody's certificate would be taken for a good one; then nothing that hangs on any is carried over.
+    pub(super) are_anybodys: bool,
 }
 
 /// A place in a certificate.
@@ -28,6 +30,22 @@ pub(super) struct Source {
 pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
     let Certificates { login, name, client_id, .. } = std::mem::take(&mut to.certificates);
     let froms = ["distinguished_name", "common_name", "subject_alternative_name", "subject_alt_name"];
+    to.certificates.are_anybodys = to.tls.takes_anybodys();
+    if to.certificates.are_anybodys {
+        if let Some((_, false)) = login {
+            to.set("ssl_cert_login", false);
+        }
+        let login = login.as_ref().filter(|(_, on)| *on).map(|(setting, _)| setting);
+        for setting in login.into_iter().chain(name.settings()).chain(client_id.settings()) {
+            to.remarks.attend(
+                setting,
+                ANYBODYS,
+                "it stays off, as all that goes by certificates, so a client with one and no credentials is anonymous, if that is allowed. \
+                 Set `ssl_options.cacertfile`, and import again",
+            );
+        }
+        return Ok(());
+    }
     to.certificates.name_is_the_same = name.translate(to, "ssl_cert_login", &froms)?;
     client_id.translate(to, "ssl_cert_client_id", &["distinguished_name", "subject_alternative_name"])?;
 
@@ -62,6 +80,10 @@ pub(super) fn finish(to: &mut Translation) -> Result<(), Wrong> {
 }
 
 impl Source {
+    fn settings(&self) -> impl Iterator<Item = &Setting> {
+        [&self.from, &self.san_type, &self.san_index].into_iter().flatten()
+    }
+
     /// Sets `<key>_from`, `<key>_san_type` and `<key>_san_index`, if Envoy tells what stands there.
     fn translate(&self, to: &mut Translation, key: &str, froms: &[&str]) -> Result<bool, Wrong> {
         let from = match &self.from {
@@ -73,9 +95,8 @@ impl Source {
             None => "dns",
         };
         let san_index = self.san_index.as_ref().map_or(Ok(0), Setting::number)?;
-        let settings = [&self.from, &self.san_type, &self.san_index].into_iter().flatten();
         if from == "subject_alternative_name" && (san_index != 0 || !matches!(san_type, "dns" | "uri")) {
-            for setting in settings {
+            for setting in self.settings() {
                 to.remarks.attend(
                     setting,
                     "of alternative names Envoy tells the first DNS and the first URI name, and no others",
@@ -102,3 +123,6 @@ impl Source {
         Ok(true)
     }
 }
+
+/// Why nothing is taken from certificates.
+pub(super) const ANYBODYS: &str = "`ssl_options.verify = verify_peer` is there without `ssl_options.cacertfile`, so Envoy would take anybody's certificate, whatever it says";

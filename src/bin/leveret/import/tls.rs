@@ -32,6 +32,11 @@ impl Tls {
         self.verify
     }
 
+    /// Whether they are, and nothing says whose are good.
+    pub(super) const fn takes_anybodys(&self) -> bool {
+        self.verify && self.authorities.is_none()
+    }
+
     /// How long the handshake may take, as Envoy writes durations.
     pub(super) fn handshake_timeout(&self) -> Option<String> {
         self.handshake_timeout.map(|ms| format!("{}.{:03}s", ms / 1000, ms % 1000))

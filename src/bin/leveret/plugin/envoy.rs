@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Plugin;
+use super::{Doubt, Plugin};
 
 /// Whether `document` is Envoy's, or something around it such as Istio's, rather than the plugin's own.
 pub(super) fn is_envoys(document: &Value) -> bool {
@@ -27,29 +27,36 @@ pub(super) fn is_envoys(document: &Value) -> bool {
 /// All of Leveret's filters in `document`, in its order.
 pub(super) fn filters(document: &Value) -> Vec<Plugin> {
     let mut found = Vec::new();
-    walk(document, String::new(), &mut found);
+    walk(document, String::new(), None, &mut found);
     found
 }
 
-/// The parser has bounded the depth.
-fn walk(value: &Value, at: String, found: &mut Vec<Plugin>) {
+/// `chain` is the filter chain that `value` stands in. The parser has bounded the depth.
+fn walk(value: &Value, at: String, chain: Option<&Map<String, Value>>, found: &mut Vec<Plugin>) {
     match value {
         Value::Object(object) => {
             if let Some(config) = wasm_config(object) {
                 if is_leverets(config) {
-                    found.push(Plugin { at: Some(at), json: configuration(config) });
+                    let doubt = chain.and_then(Doubt::of);
+                    found.push(Plugin { at: Some(at), json: configuration(config), doubt });
                 }
                 return;
             }
             for (key, value) in object {
                 let dot = if at.is_empty() { "" } else { "." };
-                walk(value, format!("{at}{dot}{key}"), found);
+                let chain = if key == "filters" { Some(object) } else { chain };
+                walk(value, format!("{at}{dot}{key}"), chain, found);
             }
         }
         Value::Array(array) => {
             for (n, value) in array.iter().enumerate() {
                 let name = value.get("name").and_then(Value::as_str);
-                walk(value, format!("{at}[{}]", name.map_or_else(|| n.to_string(), str::to_owned)), found);
+                walk(
+                    value,
+                    format!("{at}[{}]", name.map_or_else(|| n.to_string(), str::to_owned)),
+                    chain,
+                    found,
+                );
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
@@ -80,7 +87,9 @@ fn is_leverets(config: &Value) -> bool {
 }
 
 fn configuration(config: &Value) -> Result<String, String> {
-    let Some(given) = config.get("configuration") else { return Ok(String::new()) };
+    let Some(given) = config.get("configuration").filter(|given| !given.is_null()) else {
+        return Ok(String::new());
+    };
     let is_text = given
         .get("@type")
         .and_then(Value::as_str)

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Definitions, Policy};
 use crate::import::Translation;
+use crate::import::certificates::ANYBODYS;
 
 /// The two parameters by which RabbitMQ's plugin chooses one.
 pub(super) fn mappings(definitions: &Definitions, to: &mut Translation) {
@@ -22,6 +23,14 @@ pub(super) fn mappings(definitions: &Definitions, to: &mut Translation) {
             );
             continue;
         };
+        if name == DEFAULT_VHOSTS && to.certificates.are_anybodys {
+            to.remarks.attend_to(
+                name,
+                ANYBODYS,
+                "it is left out. Set `ssl_options.cacertfile`, and import again",
+            );
+            continue;
+        }
         if name == DEFAULT_VHOSTS && !to.certificates.name_is_the_same {
             to.remarks.attend_to(
                 name,

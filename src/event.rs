@@ -198,7 +198,6 @@ const fn refusal(error: Error) -> Metric {
         Refusal::UnknownUser => Metric::RefusedByUnknownUser,
         Refusal::WrongPassword => Metric::RefusedByWrongPassword,
         Refusal::Unverifiable => Metric::RefusedByUnverifiable,
-        Refusal::NoAccount => Metric::RefusedByNoAccount,
         Refusal::NotLoopback => Metric::RefusedByNotLoopback,
         Refusal::VhostTooLong => Metric::RefusedByVhostTooLong,
         Refusal::VhostForeign => Metric::RefusedByVhostForeign,

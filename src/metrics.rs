@@ -63,7 +63,6 @@ metrics! {
     RefusedByUnknownUser: Counter "refused.by.unknown_user",
     RefusedByWrongPassword: Counter "refused.by.wrong_password",
     RefusedByUnverifiable: Counter "refused.by.unverifiable",
-    RefusedByNoAccount: Counter "refused.by.no_account",
     RefusedByNotLoopback: Counter "refused.by.not_loopback",
     RefusedByVhostTooLong: Counter "refused.by.vhost_too_long",
     RefusedByVhostForeign: Counter "refused.by.vhost_foreign",

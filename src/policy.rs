@@ -18,7 +18,7 @@ pub mod permissions;
 mod quota;
 mod rate;
 mod rights;
-pub(crate) mod shared;
+pub mod shared;
 mod tenant;
 pub mod users;
 pub mod variables;

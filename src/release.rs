@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::config::Release;
 use crate::policy::Shared;
-use crate::policy::shared::{Seats, TRIES, create, leased, read};
+use crate::policy::shared::{Seats, create, leased, read, update};
 use crate::time::{Duration, Instant};
 
 /// How often the others are looked at.
@@ -63,9 +63,9 @@ impl Releases {
 
     /// The proxy has taken this virtual machine's configuration: what is later than others serves.
     pub fn announce(&self) {
-        for _ in 0..TRIES {
-            let (value, mark) = read(&*self.shared, &self.key);
-            let mut entries = entries(&value);
+        // Where others are always first this build is not listed; its connections are served all the same.
+        update(&*self.shared, &self.key, |value| {
+            let mut entries = entries(value);
             if entries.iter().any(|entry| entry.label == self.own.label && entry.since >= self.own.since) {
                 return;
             }
@@ -73,11 +73,8 @@ impl Releases {
             let place = entries.iter().take_while(|entry| entry.since > self.own.since).count();
             entries.insert(place, self.own.clone());
             entries.truncate(MEMORY);
-            let value: String = entries.iter().map(Entry::line).collect();
-            if self.shared.set(&self.key, value.as_bytes(), mark) {
-                return;
-            }
-        }
+            *value = entries.iter().map(Entry::line).collect::<String>().into_bytes();
+        });
     }
 
     /// To be called several times a second with the number of connections: now and then it gives what there is to be shown.

@@ -308,7 +308,7 @@ impl Bridge {
 
     /// `None` for a filter that may not be subscribed to.
     fn permitted(&mut self, text: &str, level: Level, budget: &mut Budget) -> Option<Filter> {
-        let Some(filter) = self.filter(text) else {
+        let Some(mut filter) = self.filter(text) else {
             return self.deny_filter(Denial::Filter);
         };
         let topics = topic::shared(text).and_then(Result::ok).map_or(text, |(_, topics)| topics);
@@ -317,7 +317,7 @@ impl Bridge {
         let most = self.tenant.quota.max_subscriptions;
         if permitted.is_ok()
             && let (Some(session), Some(most)) = (&mut self.session, most)
-            && !session.subscriptions.count(text, most as usize)
+            && !session.subscriptions.count(&mut filter, text, most as usize)
         {
             permitted = Err(Denial::Subscriptions);
         }
@@ -344,7 +344,11 @@ impl Bridge {
             }
         };
         self.config.topic_mapping.binding_key(filter, &mut self.key).ok()?;
-        ShortStr::new(&self.key).map(|key| Filter { binding_key: key.as_bytes().into(), group })
+        ShortStr::new(&self.key).map(|key| Filter {
+            binding_key: key.as_bytes().into(),
+            group,
+            counted: None,
+        })
     }
 
     /// Asks the broker for the steps that may be asked now.

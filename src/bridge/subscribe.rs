@@ -34,10 +34,13 @@ pub(super) enum Answer {
 }
 
 /// A filter that can be subscribed to.
+#[derive(Default)]
 pub(super) struct Filter {
     pub(super) binding_key: Box<[u8]>,
     /// Of a `$share` subscription.
     pub(super) group: Option<Box<str>>,
+    /// Its text, where this is the subscription that it is counted for.
+    pub(super) counted: Option<Box<str>>,
 }
 
 #[derive(Default)]
@@ -89,11 +92,15 @@ impl Subscriptions {
         self.filters + filters <= MAX_FILTERS && self.packets.len() < MAX_FILTERS
     }
 
-    /// Counts a filter; `false` when there are so many others already.
-    pub(super) fn count(&mut self, filter: &str, most: usize) -> bool {
-        let is_counted = self.counted.contains(filter) || self.counted.len() < most;
+    /// Counts a filter; `false` when there are so many others already. One that comes to be refused does not count any more.
+    pub(super) fn count(&mut self, filter: &mut Filter, text: &str, most: usize) -> bool {
+        if self.counted.contains(text) {
+            return true;
+        }
+        let is_counted = self.counted.len() < most;
         if is_counted {
-            self.counted.insert(filter.into());
+            self.counted.insert(text.into());
+            filter.counted = Some(text.into());
         }
         is_counted
     }
@@ -170,6 +177,11 @@ impl Subscriptions {
         self.first += 1;
         self.planned -= 1;
         self.filters -= packet.entries.len();
+        for entry in packet.entries.iter().filter(|entry| entry.is_refused) {
+            if let Some(text) = &entry.filter.counted {
+                self.counted.remove(text);
+            }
+        }
         Some(match packet.is_subscribe {
             true => Answer::Suback {
                 id: packet.id,
@@ -225,7 +237,7 @@ impl Plan<'_> {
 
     /// Becomes a member of a group; once is enough, but for another QoS.
     fn join(&mut self) {
-        let (Filter { binding_key, group }, level) = (&self.entry.filter, self.entry.level);
+        let (Filter { binding_key, group, .. }, level) = (&self.entry.filter, self.entry.level);
         let group = group.as_deref().unwrap_or_default();
         let Some(queue) = self.queues.join(group, binding_key, level) else { return self.entry.refuse() };
         self.leave(level.other());
@@ -233,7 +245,7 @@ impl Plan<'_> {
     }
 
     fn leave(&mut self, level: Level) {
-        let Filter { binding_key, group } = &self.entry.filter;
+        let Filter { binding_key, group, .. } = &self.entry.filter;
         if let Some(queue) = self.queues.joined(group.as_deref().unwrap_or_default(), binding_key, level) {
             self.cancel(queue);
         }
@@ -267,7 +279,7 @@ impl Plan<'_> {
 impl Entry {
     fn new(filter: Option<Filter>, level: Level) -> Self {
         let is_refused = filter.is_none();
-        let filter = filter.unwrap_or_else(|| Filter { binding_key: Box::default(), group: None });
+        let filter = filter.unwrap_or_default();
         Self { filter, level, queue: None, steps: 0, is_refused }
     }
 
@@ -300,7 +312,7 @@ impl Entry {
 }
 
 fn note_dollar_filter(known: &mut Vec<(Box<[u8]>, Level)>, entry: &Entry, is_subscribe: bool) {
-    let Filter { binding_key, group } = &entry.filter;
+    let Filter { binding_key, group, .. } = &entry.filter;
     if group.is_some() || binding_key.first() != Some(&b'$') {
         return;
     }

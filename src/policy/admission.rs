@@ -73,8 +73,6 @@ pub enum Refusal {
     WrongPassword,
     /// Credentials that nobody can verify: `broker_user` stands in for them, and there are no `users`.
     Unverifiable,
-    /// A certificate's user, for whom there is no `broker_user`.
-    NoAccount,
     /// One of `loopback_users` from another address.
     NotLoopback,
     /// The virtual host's name has more than 255 bytes.
@@ -276,7 +274,8 @@ impl Gate {
                     if tenant.users.as_ref().is_some_and(|users| !users.knows(username)) {
                         return Err(Refusal::UnknownUser);
                     }
-                    Ok(as_account(tenant.account.as_deref().ok_or(Refusal::NoAccount)?, None))
+                    // The configuration's reader refuses ssl_cert_login without one.
+                    Ok(as_account(tenant.account.as_deref().ok_or(Refusal::CredentialsMissing)?, None))
                 }
                 (None, Some(anonymous)) => {
                     let identity = as_account(anonymous, None);
@@ -363,7 +362,6 @@ impl Refusal {
             | Self::Unverifiable
             | Self::VhostTooLong => ConnectReturnCode::BadUserNameOrPassword,
             Self::NoTenant
-            | Self::NoAccount
             | Self::NotLoopback
             | Self::VhostForeign
             | Self::VhostAccess
@@ -387,7 +385,6 @@ impl fmt::Display for Refusal {
             Self::UnknownUser => "no such user",
             Self::WrongPassword => "wrong password",
             Self::Unverifiable => "credentials, but no users to verify them by",
-            Self::NoAccount => "a certificate's user, but no broker_user to go as",
             Self::NotLoopback => "loopback user from another address",
             Self::VhostTooLong => "virtual host's name is too long",
             Self::VhostForeign => "a virtual host that the client may not choose",

@@ -2,14 +2,17 @@
 //!
 //! Topics are compared as the broker sees them, as words of a key: what a mapping makes the same topic is the same here. A list of
 //! entries is a tree of words, so that the cost of a decision depends on the topic's length and not on how many entries there are; that of
-//! a filter with wildcards, on how many places they reach, up to a [`Budget`]. A decision walks the tree with all places at once
-//! that an entry may have come to.
+//! a filter with wildcards, on how many places they reach, up to a [`Budget`].
 
-use core::fmt;
-use std::collections::BTreeMap;
+mod entries;
+mod template;
+mod walk;
 
-use super::variables::{Values, Variable};
-use crate::topic::{FilterError, TopicMapping};
+pub use entries::{Entries, EntryError};
+
+use super::variables::Values;
+use entries::Token;
+use walk::{Reading, TooComplex};
 
 /// `allow` and `deny` of `publish` or `subscribe`.
 #[derive(Default)]
@@ -45,9 +48,6 @@ impl Default for Budget {
     }
 }
 
-/// A decision that would take more.
-struct TooComplex;
-
 impl Grants {
     /// Whether a message with this routing key may be published.
     pub fn publish(&self, routing_key: &[u8], values: &Values) -> Decision {
@@ -65,12 +65,7 @@ impl Grants {
         if self.is_unrestricted() {
             return Decision::Unrestricted;
         }
-        let words = binding_key.split(|&byte| byte == b'.').map(|word| match word {
-            b"*" => Token::One,
-            b"#" => Token::Many,
-            word => Token::Word(word),
-        });
-        let tokens = normal(words.collect());
+        let tokens = entries::tokens(binding_key);
         let find = |entries: &Entries, reading| entries.find(tokens.iter().copied(), reading, values, budget);
         self.decide(find)
     }
@@ -104,369 +99,10 @@ impl Decision {
     }
 }
 
-/// A list of topic filters with variables, as a tree.
-pub struct Entries {
-    /// The first is the root. A `#` is a node that is reached without a word and stays where it is with each.
-    nodes: Vec<Node>,
-}
-
-#[derive(Default)]
-struct Node {
-    words: BTreeMap<Box<[u8]>, usize>,
-    templates: Vec<(Template, usize)>,
-    one: Option<usize>,
-    many: Option<usize>,
-    is_many: bool,
-    /// The first entry that ends here.
-    entry: Option<usize>,
-}
-
-/// A word with variables in it.
-#[derive(PartialEq, Eq)]
-struct Template(Box<[Part]>);
-
-#[derive(PartialEq, Eq)]
-enum Part {
-    Text(Box<[u8]>),
-    Variable(Variable),
-}
-
-/// A word of what is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    Word(&'a [u8]),
-    /// Any one word.
-    One,
-    /// Any number of words.
-    Many,
-}
-
-/// So many places are looked through one by one.
-const FEW: usize = 16;
-
-/// What it takes for an entry to match.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    /// The entry matches all that is asked for.
-    Within,
-    /// The entry matches some of it.
-    Overlap,
-}
-
-/// Why a text is no entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryError {
-    /// It is no topic filter.
-    Filter(FilterError),
-    /// A brace that does not belong to a variable.
-    Brace,
-}
-
-impl Entries {
-    /// No entry.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.len() == 1
-    }
-
-    /// Adds an entry under its number.
-    ///
-    /// # Errors
-    /// When it is no filter, or names what is no variable.
-    pub fn add(&mut self, number: usize, text: &str, mapping: TopicMapping) -> Result<(), EntryError> {
-        // In keys a control character stands for each variable, so that the text between is translated as it is in topics.
-        let mut marked = text.to_owned();
-        for variable in Variable::ALL {
-            marked = marked.replace(variable.text(), marker(variable).encode_utf8(&mut [0; 4]));
-        }
-        if marked.contains(['{', '}']) || text.contains(|c| marked_variable(c).is_some()) {
-            return Err(EntryError::Brace);
-        }
-        let mut key = Vec::new();
-        mapping.binding_key(&marked, &mut key).map_err(EntryError::Filter)?;
-        let tokens = key.split(|&byte| byte == b'.').map(|word| match word {
-            b"*" => Token::One,
-            b"#" => Token::Many,
-            word => Token::Word(word),
-        });
-        let mut at = 0;
-        for token in normal(tokens.collect()) {
-            at = self.descend(at, token);
-        }
-        if let Some(node) = self.nodes.get_mut(at) {
-            node.entry.get_or_insert(number);
-        }
-        Ok(())
-    }
-
-    fn descend(&mut self, from: usize, token: Token<'_>) -> usize {
-        let new = self.nodes.len();
-        let Some(node) = self.nodes.get_mut(from) else { return from };
-        let to = match token {
-            Token::One => *node.one.get_or_insert(new),
-            Token::Many => *node.many.get_or_insert(new),
-            Token::Word(word) => match Template::parse(word) {
-                None => *node.words.entry(word.into()).or_insert(new),
-                Some(template) => match node.templates.iter().find(|(known, _)| *known == template) {
-                    Some(&(_, to)) => to,
-                    None => {
-                        node.templates.push((template, new));
-                        new
-                    }
-                },
-            },
-        };
-        if to == new {
-            self.nodes.push(Node { is_many: token == Token::Many, ..Node::default() });
-        }
-        to
-    }
-
-    /// The entry that matches.
-    fn find<'a>(
-        &self,
-        tokens: impl Iterator<Item = Token<'a>>,
-        reading: Reading,
-        values: &Values,
-        budget: &mut Budget,
-    ) -> Result<Option<usize>, TooComplex> {
-        let mut walk = Walk {
-            entries: self,
-            reading,
-            values,
-            here: Vec::new(),
-            next: Vec::new(),
-            seen: Vec::new(),
-            step: 0,
-        };
-        walk.arrive(0);
-        for (number, token) in tokens.enumerate() {
-            core::mem::swap(&mut walk.here, &mut walk.next);
-            walk.step(token, number == 0);
-            if walk.next.is_empty() {
-                return Ok(None);
-            }
-            budget.0 = budget.0.saturating_sub(walk.next.len());
-            if budget.0 == 0 {
-                return Err(TooComplex);
-            }
-        }
-        Ok(walk.next.iter().filter_map(|&at| self.nodes.get(at)?.entry).min())
-    }
-}
-
-impl Default for Entries {
-    fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
-    }
-}
-
-/// All places that entries have come to.
-struct Walk<'w> {
-    entries: &'w Entries,
-    reading: Reading,
-    values: &'w Values,
-    here: Vec<usize>,
-    next: Vec<usize>,
-    /// The step in which each node was come to last; empty until there are so many that looking for one takes long.
-    seen: Vec<u32>,
-    step: u32,
-}
-
-impl<'w> Walk<'w> {
-    fn step(&mut self, token: Token<'_>, is_first: bool) {
-        self.next.clear();
-        self.step += 1;
-        if token == Token::Many && self.reading == Reading::Overlap {
-            return self.spread();
-        }
-        // A topic that starts with `$` is not matched by a wildcard there [MQTT-4.7.2-1], but denied by one.
-        let is_dollar = is_first
-            && self.reading == Reading::Within
-            && matches!(token, Token::Word(word) if word.starts_with(b"$"));
-        for at in core::mem::take(&mut self.here) {
-            let Some(node) = self.entries.nodes.get(at) else { continue };
-            // Also not by one that needs no word.
-            if is_dollar && node.is_many {
-                continue;
-            }
-            let may_be_any = !is_dollar;
-            if node.is_many && may_be_any {
-                self.arrive(at);
-            }
-            match token {
-                Token::Word(word) => {
-                    if let Some(&to) = node.words.get(word) {
-                        self.arrive(to);
-                    }
-                    for (template, to) in &node.templates {
-                        if template.matches(word, self.values, self.reading) {
-                            self.arrive(*to);
-                        }
-                    }
-                    if let Some(to) = node.one.filter(|_| may_be_any) {
-                        self.arrive(to);
-                    }
-                }
-                Token::One if self.reading == Reading::Overlap => self.arrive_at_children(node),
-                Token::One => {
-                    if let Some(to) = node.one {
-                        self.arrive(to);
-                    }
-                }
-                Token::Many => {}
-            }
-        }
-    }
-
-    /// A node, and the `#` behind it, which needs no word.
-    fn arrive(&mut self, at: usize) {
-        let mut at = Some(at);
-        while let Some(here) = at {
-            let Some(node) = self.entries.nodes.get(here) else { return };
-            // There are two ways to such a node, and one to any other.
-            if node.is_many && self.is_there(here) {
-                return;
-            }
-            self.next.push(here);
-            at = node.many;
-        }
-    }
-
-    /// Whether the walk has come to a node in this step already.
-    fn is_there(&mut self, at: usize) -> bool {
-        if self.seen.is_empty() {
-            if self.next.len() <= FEW {
-                return self.next.contains(&at);
-            }
-            self.seen.resize(self.entries.nodes.len(), 0);
-            for &known in &self.next {
-                if let Some(seen) = self.seen.get_mut(known) {
-                    *seen = self.step;
-                }
-            }
-        }
-        self.seen.get_mut(at).is_some_and(|seen| core::mem::replace(seen, self.step) == self.step)
-    }
-
-    fn arrive_at_children(&mut self, node: &'w Node) {
-        for child in node.children() {
-            self.arrive(child);
-        }
-    }
-
-    /// All that is behind where the walk is, and where it is.
-    fn spread(&mut self) {
-        let mut seen = vec![false; self.entries.nodes.len()];
-        let mut queue = core::mem::take(&mut self.here);
-        while let Some(at) = queue.pop() {
-            let (Some(node), Some(seen)) = (self.entries.nodes.get(at), seen.get_mut(at)) else { continue };
-            if !core::mem::replace(seen, true) {
-                self.next.push(at);
-                queue.extend(node.children().chain(node.many));
-            }
-        }
-    }
-}
-
-impl Node {
-    /// What one word leads to.
-    fn children(&self) -> impl Iterator<Item = usize> {
-        self.words.values().chain(self.templates.iter().map(|(_, to)| to)).chain(&self.one).copied()
-    }
-}
-
-impl Template {
-    /// `None` when there is no variable in it.
-    fn parse(word: &[u8]) -> Option<Self> {
-        let variable = |byte: u8| marked_variable(char::from(byte));
-        let mut parts = Vec::new();
-        let mut text = Vec::new();
-        for &byte in word {
-            match variable(byte) {
-                Some(variable) => {
-                    if !text.is_empty() {
-                        parts.push(Part::Text(core::mem::take(&mut text).into()));
-                    }
-                    parts.push(Part::Variable(variable));
-                }
-                None => text.push(byte),
-            }
-        }
-        if parts.is_empty() {
-            return None;
-        }
-        if !text.is_empty() {
-            parts.push(Part::Text(text.into()));
-        }
-        Some(Self(parts.into()))
-    }
-
-    fn matches(&self, word: &[u8], values: &Values, reading: Reading) -> bool {
-        let mut rest = word;
-        for part in &self.0 {
-            let text = match part {
-                Part::Text(text) => text,
-                Part::Variable(variable) => match values.word(*variable) {
-                    Some(value) => value,
-                    // What a client is called must not get it around a `deny`.
-                    None => return reading == Reading::Overlap,
-                },
-            };
-            match rest.strip_prefix(text) {
-                Some(behind) => rest = behind,
-                None => return false,
-            }
-        }
-        rest.is_empty()
-    }
-}
-
-/// A run of wildcards means at least so many words, in whatever order they stand: first those that are one, then one `#`.
-fn normal(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
-    let mut normal = Vec::with_capacity(tokens.len());
-    let mut is_many = false;
-    for token in tokens {
-        match token {
-            Token::Many => is_many = true,
-            Token::One => normal.push(Token::One),
-            Token::Word(_) => {
-                if core::mem::take(&mut is_many) {
-                    normal.push(Token::Many);
-                }
-                normal.push(token);
-            }
-        }
-    }
-    if is_many {
-        normal.push(Token::Many);
-    }
-    normal
-}
-
-/// U+0001 and on: what no topic of a sane configuration holds, and no mapping touches.
-const fn marker(variable: Variable) -> char {
-    (variable as u8 + 1) as char
-}
-
-fn marked_variable(character: char) -> Option<Variable> {
-    Variable::ALL.into_iter().find(|variable| marker(*variable) == character)
-}
-
-impl fmt::Display for EntryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Filter(error) => error.fmt(f),
-            Self::Brace => {
-                let known = Variable::ALL.map(Variable::text).join(", ");
-                write!(f, "braces are for variables: {known}")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topic::{FilterError, TopicMapping};
 
     fn entries(texts: &[&str]) -> Entries {
         let mut entries = Entries::default();

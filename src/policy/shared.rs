@@ -22,14 +22,43 @@ pub trait Shared {
     fn set(&self, key: &str, value: &[u8], mark: Option<u32>) -> bool;
 }
 
+/// Makes sure that there is a value, if only an empty one. Without it the first changes of two workers would both succeed, as neither
+/// would have a mark.
+pub fn create(shared: &dyn Shared, key: &str) {
+    if shared.get(key).is_none() {
+        shared.set(key, &[], None);
+    }
+}
+
+/// Has `change` edit a value, anew when another worker has changed it meanwhile, and gives what the last of these calls gave. What is
+/// left as it was is not written.
+///
+/// `None`: others were first 256 times in a row, and nothing is changed.
+pub fn update<T>(shared: &dyn Shared, key: &str, mut change: impl FnMut(&mut Vec<u8>) -> T) -> Option<T> {
+    for _ in 0..TRIES {
+        let (before, mark) = read(shared, key);
+        let mut value = before.clone();
+        let outcome = change(&mut value);
+        if value == before || shared.set(key, &value, mark) {
+            return Some(outcome);
+        }
+    }
+    None
+}
+
+/// What there is; empty when nobody has created it.
+pub(crate) fn read(shared: &dyn Shared, key: &str) -> (Vec<u8>, Option<u32>) {
+    shared.get(key).map_or((Vec::new(), None), |(value, mark)| (value, Some(mark)))
+}
+
 /// How often a worker renews what it has.
 pub(super) const RENEWAL: Duration = Duration::from_secs(1);
 
 /// After which a worker that did not is gone.
 const LEASE_NANOS: u64 = 5_000_000_000;
 
-/// How often a change is tried again that others got ahead of.
-pub(crate) const TRIES: usize = 256;
+/// How often a change is tried that others get ahead of: by far more often than there are workers.
+const TRIES: usize = 256;
 
 /// Connections that are counted over all workers: a tenant's, or a release's.
 pub(crate) struct Seats {
@@ -100,23 +129,21 @@ impl Seats {
         count: u32,
         is_permitted: &dyn Fn(u64) -> bool,
     ) -> bool {
-        for _ in 0..TRIES {
+        let put = |value: &mut Vec<u8>| {
             let now = shared.now();
-            let (value, mark) = read(shared, &self.key);
-            let mut leases = leases(&value);
+            let mut leases = leases(value);
             leases.retain(|lease| lease.worker != worker && lease.renewed.abs_diff(now) < LEASE_NANOS);
-            if !is_permitted(leases.iter().map(|lease| u64::from(lease.count)).sum()) {
+            let others = leases.iter().map(|lease| u64::from(lease.count)).sum();
+            if !is_permitted(others) {
                 return false;
             }
             if count > 0 {
                 leases.push(Lease { worker, count, renewed: now });
             }
-            let value: Vec<u8> = leases.iter().flat_map(Lease::bytes).collect();
-            if shared.set(&self.key, &value, mark) {
-                return true;
-            }
-        }
-        false
+            *value = leases.iter().flat_map(Lease::bytes).collect();
+            true
+        };
+        update(shared, &self.key, put).unwrap_or(false)
     }
 }
 
@@ -174,47 +201,34 @@ impl SharedMeter {
             return None;
         }
         let portion = self.left.get().unsigned_abs() + self.rate.portion();
-        for _ in 0..TRIES {
+        let take = |value: &mut Vec<u8>| {
             let now = shared.now();
-            let (value, mark) = read(shared, &self.key);
-            let mut reader = Reader::new(&value);
+            let mut reader = Reader::new(value);
             let (until, written) = (reader.u64().unwrap_or_default(), reader.u64().unwrap_or_default());
-            if let Some(back) = written.checked_sub(now).filter(|back| *back > 0) {
-                // The clock was set back, and what is used up with it.
-                self.write(shared, until.saturating_sub(back), now, mark);
-                continue;
+            // Where the clock was set back, what is used up is set back with it.
+            let back = written.saturating_sub(now);
+            let until = until.saturating_sub(back).min(now.saturating_add(MOST_DEBT));
+            let wait = until.saturating_sub(now);
+            let used = if wait == 0 { self.rate.spend(until, now, portion) } else { until };
+            if wait == 0 || back > 0 {
+                // Up to when the rate is used up, and when that was.
+                *value = [used.to_be_bytes(), now.to_be_bytes()].concat();
             }
-            let until = until.min(now.saturating_add(MOST_DEBT));
-            if let Some(wait) = until.checked_sub(now).filter(|wait| *wait > 0) {
-                return Some(Duration::from_nanos(wait));
-            }
-            if self.write(shared, self.rate.spend(until, now, portion), now, mark) {
+            wait
+        };
+        match update(shared, &self.key, take) {
+            Some(0) => {
                 self.left.set(self.left.get().saturating_add_unsigned(portion));
-                return None;
+                None
             }
+            Some(wait) => Some(Duration::from_nanos(wait)),
+            None => Some(Duration::from_millis(1)),
         }
-        Some(Duration::from_millis(1))
-    }
-
-    /// Up to when the rate is used up, and when that was.
-    fn write(&self, shared: &dyn Shared, until: u64, now: u64, mark: Option<u32>) -> bool {
-        shared.set(&self.key, &[until.to_be_bytes(), now.to_be_bytes()].concat(), mark)
     }
 }
 
 /// Nobody waits for longer than an hour.
 const MOST_DEBT: u64 = 3_600_000_000_000;
-
-/// Without this the first changes of two workers would both succeed, as neither would have a mark.
-pub(crate) fn create(shared: &dyn Shared, key: &str) {
-    if shared.get(key).is_none() {
-        shared.set(key, &[], None);
-    }
-}
-
-pub(crate) fn read(shared: &dyn Shared, key: &str) -> (Vec<u8>, Option<u32>) {
-    shared.get(key).map_or((Vec::new(), None), |(value, mark)| (value, Some(mark)))
-}
 
 /// A value and how often it was set.
 type Marked = (Vec<u8>, u32);
@@ -259,6 +273,41 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    /// One whose values others change all the time.
+    struct Busy(Alone);
+
+    impl Shared for Busy {
+        fn now(&self) -> u64 {
+            self.0.now()
+        }
+
+        fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+            let value = self.0.get(key);
+            self.0.set(key, b"other", None);
+            value
+        }
+
+        fn set(&self, key: &str, value: &[u8], mark: Option<u32>) -> bool {
+            self.0.set(key, value, mark)
+        }
+    }
+
+    #[test]
+    fn a_change_is_made_to_what_is_there_or_not_at_all() {
+        let shared = Alone::default();
+        create(&shared, "k");
+        let grow = |value: &mut Vec<u8>| {
+            value.push(b'x');
+            value.len()
+        };
+        assert_eq!([update(&shared, "k", grow), update(&shared, "k", grow)], [Some(1), Some(2)]);
+        assert_eq!(update(&shared, "k", |value| value.len()), Some(2));
+        assert_eq!(shared.get("k"), Some((b"xx".to_vec(), 3)), "created, and changed twice");
+        let busy = Busy(shared);
+        assert_eq!(update(&busy, "k", grow), None);
+        assert_eq!(busy.0.get("k").map(|(value, _)| value), Some(b"other".to_vec()));
+    }
 
     #[test]
     fn seats_are_counted_over_all_workers() {

@@ -221,18 +221,26 @@ fn brokers_yaml_keeps_clients_to_their_nodes_and_tells_where_they_are() -> Resul
             clusters.lines().filter(|line| line.starts_with("broker::") && line.ends_with("rq_active::1"));
         active.next().map(str::to_owned)
     };
+    // A node that has failed a health check, as one can on a busy machine, is passed over; then it is to be seen again.
+    let failures = || envoy.stat("cluster.broker.health_check.failure");
     let mut used = std::collections::BTreeSet::new();
     for number in 0..12 {
         let client_id = format!("hashed-{number}");
-        let mut known = None;
-        for _ in 0..2 {
-            wait_until("nobody else", PATIENCE, || node().is_none().then_some(()))?;
-            let client = Client::login(address, &client_id)?;
-            let node = wait_until("its node", PATIENCE, node)?;
-            assert_eq!(*known.get_or_insert_with(|| node.clone()), node, "the same node again");
-            used.insert(node);
-            client.disconnect()?;
-        }
+        let [one, other] = loop {
+            let before = failures()?;
+            let mut nodes = [String::new(), String::new()];
+            for taken in &mut nodes {
+                wait_until("nobody else", PATIENCE, || node().is_none().then_some(()))?;
+                let client = Client::login(address, &client_id)?;
+                *taken = wait_until("its node", PATIENCE, node)?;
+                client.disconnect()?;
+            }
+            if failures()? == before {
+                break nodes;
+            }
+        };
+        assert_eq!(one, other, "the same node again");
+        used.insert(one);
     }
     ensure!(used.len() > 1, "all clients went to one node: {used:?}");
     Ok(())

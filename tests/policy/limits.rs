@@ -1,6 +1,7 @@
 //! Limits of single messages and filters; those of connections and rates have files of their own.
 
 use crate::*;
+use amq_protocol::protocol::queue;
 
 /// Who breaks a rule is not disconnected.
 fn with(key: &str, value: impl Into<Value>) -> Value {
@@ -131,6 +132,19 @@ fn a_connection_has_at_most_so_many_filters() {
         another(t, &Facts::default());
         logs_in(t, connect("d"));
         assert_eq!(subscribes(t, &["e", "f", "g"]), [1, 1, REFUSED]);
+    });
+}
+
+#[test]
+fn what_the_broker_refuses_counts_no_more() {
+    both(with("max_subscriptions", 2), |t| {
+        logs_in(t, connect("c"));
+        t.broker.refuse(1, (403, "ACCESS_REFUSED"), |_, method| {
+            matches!(method, AMQPClass::Queue(queue::AMQPMethod::Bind(bind)) if bind.routing_key.as_str() == "secret")
+        });
+        // Not while the broker may still grant it.
+        assert_eq!(subscribes(t, &["secret", "a", "b"]), [REFUSED, 1, REFUSED], "{}", t.name);
+        assert_eq!(subscribes(t, &["b", "c"]), [1, REFUSED], "{}", t.name);
     });
 }
 

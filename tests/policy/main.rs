@@ -10,6 +10,7 @@ mod credentials;
 mod grants;
 mod holding;
 mod limits;
+mod matches;
 mod order;
 mod permissions;
 mod rates;

@@ -15,7 +15,7 @@ use leveret::{
     Config, Gate,
     event::{self, Event},
     metrics::{Kind, Metric},
-    policy::Shared,
+    policy::shared::{self, Shared},
     time::Instant,
 };
 use proxy_wasm::{
@@ -326,19 +326,21 @@ impl Shared for Proxy {
 /// A number that no other virtual machine of this proxy has.
 fn machine_number() -> u64 {
     const KEY: &str = "leveret.machines";
-    loop {
-        let Some((value, mark)) = host::shared_data(KEY) else {
-            // From here on there is a mark to compare.
-            if host::set_shared_data(KEY, &[], None).is_err() {
-                return 0;
-            }
-            continue;
-        };
-        let number = u64::from_le_bytes(value.try_into().unwrap_or_default()) + 1;
-        if host::set_shared_data(KEY, &number.to_le_bytes(), Some(mark)).is_ok() {
-            return number;
-        }
-    }
+    shared::create(&Proxy, KEY);
+    let number = shared::update(&Proxy, KEY, |value| {
+        let number = value.first_chunk().map_or(0, |last| u64::from_le_bytes(*last)).saturating_add(1);
+        *value = number.to_le_bytes().into();
+        number
+    });
+    number.unwrap_or_else(|| {
+        // The others have small ones.
+        let number = Proxy.now();
+        let line = format!(
+            "a worker gets no number from the proxy's shared data and takes the time for it: {number}"
+        );
+        host::log(Level::Warn, &line);
+        number
+    })
 }
 
 /// A clock that never goes back and never leaps, made from a wall clock that may do both.

@@ -351,7 +351,7 @@ impl<'a> Case<'a> {
                 let user = written.entry("users", &[("name", username)]).map(|user| user.path);
                 format!("{} has another", user.unwrap_or_default())
             }
-            Refusal::Unverifiable | Refusal::NoAccount => quoted("broker_user", "none"),
+            Refusal::Unverifiable => quoted("broker_user", "none"),
             Refusal::NotLoopback => {
                 let given = if self.peer.address.is_some() { "" } else { ", and no --address is given" };
                 format!("{}{given}", self.loopback_rule().unwrap_or_default())

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use socket2::SockRef;
+use support::envoy::{has_lazy_connects, minor_version};
 
 use crate::rig::{End, Mode, Rig, Talk, accept, listen, replace_broker};
 use crate::script::{TICK_MS, in_next_tick, inject, ops};
@@ -64,7 +65,7 @@ fn a_close_loses_what_the_brokers_socket_does_not_take() {
     assert!(some.len() < much.len(), "all {} bytes arrived", some.len());
 }
 
-/// A RST of the broker is one for the client, and takes with it what came right before.
+/// A RST of the broker is one for the client, and takes with it what came right before; before Envoy 1.38 it is a FIN, and takes nothing.
 #[test]
 fn a_reset_of_the_broker_resets_the_client() {
     let mut rig = Rig::start(Mode::Eager, json!({}));
@@ -75,11 +76,12 @@ fn a_reset_of_the_broker_resets_the_client() {
         broker.say("LAST");
         broker.reset();
     });
-    assert_eq!(client.rest(), (String::new(), End::Rst));
+    let expected = if minor_version() >= 38 { ("", End::Rst) } else { ("LAST", End::Fin) };
+    assert_eq!(client.rest(), (expected.0.to_owned(), expected.1));
     rig.said("broker_data: 4 bytes");
 }
 
-/// A RST of the client is one for the broker; what is written on the news of it is lost, though the status is Ok.
+/// A RST of the client is one for the broker, before Envoy 1.40 a FIN; what is written on the news of it is lost, though the status is Ok.
 #[test]
 fn a_reset_of_the_client_resets_the_broker() {
     let rig = Rig::start(
@@ -90,7 +92,8 @@ fn a_reset_of_the_client_resets_the_broker() {
     client.say("x");
     broker.hears("A");
     client.reset();
-    assert_eq!(broker.rest(), (String::new(), End::Rst));
+    let expected = if minor_version() >= 40 { End::Rst } else { End::Fin };
+    assert_eq!(broker.rest(), (String::new(), expected));
     rig.said("client_close: by Remote");
     assert_eq!(rig.said("client_close: set_downstream "), "Ok");
 }
@@ -164,6 +167,9 @@ fn a_fin_of_the_broker_leaves_the_other_direction_open() {
 /// A broker that refuses the connection ends the client's: no callback comes in which a refusal could be said.
 #[test]
 fn a_refused_connection_to_the_broker_ends_the_client() {
+    if !has_lazy_connects() {
+        return;
+    }
     let nobody = listen();
     let rig = Rig::with(
         Mode::Lazy,

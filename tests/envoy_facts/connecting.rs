@@ -1,6 +1,7 @@
 //! When `tcp_proxy` connects, and to which cluster.
 
 use serde_json::json;
+use support::envoy::has_lazy_connects;
 
 use crate::rig::{
     Deaf, EARLY_DATA, End, Mode, Rig, Talk, accept, add_cluster, add_listener, address, cluster, listen,
@@ -12,6 +13,9 @@ use crate::script::{TICK_MS, choose, in_next_tick, inject, ops};
 /// `Pause` of `on_new_connection`: without, `tcp_proxy` has chosen when the first bytes come.
 #[test]
 fn lazy_connects_with_the_first_bytes_to_the_cluster_chosen_with_them() {
+    if !has_lazy_connects() {
+        return;
+    }
     for (on_connected, chosen) in [(ops!["pause"], true), (ops![], false)] {
         let other = listen();
         let rig = Rig::with(
@@ -42,6 +46,9 @@ fn lazy_connects_with_the_first_bytes_to_the_cluster_chosen_with_them() {
 /// Connections of one VM go to a cluster each, as it was chosen for them. A cluster that is not there ends the client.
 #[test]
 fn each_connection_has_the_cluster_chosen_for_it() {
+    if !has_lazy_connects() {
+        return;
+    }
     let brokers = [listen(), listen()];
     let script = |name| json!({ "connected": [ops!["pause"]], "client_data": [ops![choose(name), inject("GO"), "pause"]] });
     let rig = Rig::with(Mode::Lazy, script("nowhere"), |bootstrap, _| {
@@ -107,6 +114,9 @@ fn eager_hangs_after_a_pause_in_new_connection() {
 /// `max_early_data_bytes` only says when the client is read no further.
 #[test]
 fn early_data_is_kept_and_stops_the_client_beyond_its_limit() {
+    if !has_lazy_connects() {
+        return;
+    }
     let deaf = Deaf::new();
     let much = "m".repeat(10 * EARLY_DATA);
     let rig = Rig::with(
@@ -141,6 +151,9 @@ fn early_data_is_kept_and_stops_the_client_beyond_its_limit() {
 /// A refusal needs no broker: an internal listener with `echo` sends it back to us, and so to the client.
 #[test]
 fn an_internal_listener_with_echo_carries_a_local_reply() {
+    if !has_lazy_connects() {
+        return;
+    }
     let script = json!({
         "tick_ms": TICK_MS,
         "connected": [ops!["pause"]],

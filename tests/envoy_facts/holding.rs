@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::envoy::has_lazy_connects;
 use support::process::wait_until;
 
 use crate::rig::{End, Mode, PATIENCE, Rig, Talk};
@@ -37,6 +38,9 @@ fn pieces_are_bounded_by_the_buffer_limit() {
 /// no further, and the client's sends block when the kernel's buffers are full too, which takes megabytes.
 #[test]
 fn a_client_that_is_held_is_read_up_to_the_limit_and_one_read_more() {
+    if !has_lazy_connects() {
+        return;
+    }
     for (mode, connected) in [(Mode::Eager, ops![]), (Mode::Lazy, ops!["pause"])] {
         let rig = held(mode, json!({ "connected": [connected] }));
         let mut client = rig.client();
@@ -71,6 +75,9 @@ fn what_is_held_can_be_replaced_later() {
 /// Lazy: also before there is a broker. It is connected to then.
 #[test]
 fn what_is_held_can_be_replaced_before_the_broker_is_there() {
+    if !has_lazy_connects() {
+        return;
+    }
     let release = in_next_tick(ops![in_next_tick(ops!["get_downstream", inject("OUT")])]);
     let script =
         json!({ "connected": [ops!["pause"]], "client_data": [ops!["pause", release], ops!["pause"]] });

@@ -161,13 +161,23 @@ pub fn find() -> Result<PathBuf> {
         .context("envoy not found: ./build.sh installs it, or set ENVOY to its path")
 }
 
-/// Whether this Envoy can wait for CONNECT before it connects upstream; else everything is eager. 1.36 cannot.
-pub fn has_lazy_connects() -> bool {
-    static HAS: LazyLock<bool> = LazyLock::new(|| {
-        let version = find().ok().and_then(|program| Command::new(program).arg("--version").output().ok());
-        !version.is_some_and(|output| String::from_utf8_lossy(&output.stdout).contains("/1.36."))
+/// 40 of Envoy 1.40.0.
+pub fn minor_version() -> u32 {
+    static MINOR: LazyLock<u32> = LazyLock::new(|| {
+        let output = find().ok().and_then(|program| Command::new(program).arg("--version").output().ok());
+        let output =
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        // envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL
+        let minor = output.split_once("/1.").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
+        // One that says something else is its builder's own: it is taken for a new one.
+        minor.unwrap_or(u32::MAX)
     });
-    *HAS
+    *MINOR
+}
+
+/// Whether this Envoy can wait for CONNECT before it connects upstream; else everything is eager.
+pub fn has_lazy_connects() -> bool {
+    minor_version() >= 37
 }
 
 /// The first thing the log says at `error` or above: what follows from it comes later.

@@ -103,6 +103,41 @@ fn each_module_counts_its_connections() -> Result<()> {
     Ok(())
 }
 
+/// Envoy forgets a metric with the last virtual machine that has defined it, and of many tenants each has its own.
+#[test]
+fn counters_go_on_when_the_build_that_counted_is_gone() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
+    const TENANTS: usize = 100;
+    let tenant = |number: usize| json!({ "name": format!("t{number}"), "match": { "client_id": format!("c{number}") } });
+    let shipped = Shipped {
+        plugin: json!({ "tenants": (0..TENANTS).map(tenant).collect::<Vec<_>>() }),
+        ..to(Mode::Lazy, broker().amqp_address())
+    };
+    let (envoy, filter) = Discovered::start(&folder("swap-counters"), &shipped, &Options::default())?;
+    let address = envoy.address("mqtt")?;
+    for number in 0..TENANTS {
+        Client::login(address, &format!("c{number}"))?.disconnect()?;
+    }
+    let counted = || -> Result<usize> {
+        let stats = envoy.admin("/stats?filter=leveret%5C..*connack.accepted")?;
+        Ok(stats.lines().filter(|line| line.ends_with(": 1")).count())
+    };
+    assert_eq!(counted()?, TENANTS);
+    let machines = || envoy.stat("wasm.envoy.wasm.runtime.v8.active");
+    let before = machines()?;
+    filter.swap(&module(second("counters")?))?;
+    wait_until("the first build's virtual machines are gone", PATIENCE, || {
+        (machines().ok()? == before).then_some(())
+    })?;
+    assert_eq!(counted()?, TENANTS);
+    // And the next one counts on.
+    Client::login(address, "c7")?.ping()?;
+    assert_eq!(envoy.stat("wasmcustom.leveret.t7.connack.accepted")?, 2);
+    Ok(())
+}
+
 #[test]
 fn what_envoy_refuses_changes_nothing() -> Result<()> {
     if !can_be_lazy() {

@@ -239,7 +239,10 @@ fn brokers_yaml_keeps_clients_to_their_nodes_and_tells_where_they_are() -> Resul
                 break nodes;
             }
         };
-        assert_eq!(one, other, "the same node again");
+        // 1.37.0 takes any node.
+        if envoy::minor_version() >= 38 {
+            assert_eq!(one, other, "the same node again");
+        }
         used.insert(one);
     }
     ensure!(used.len() > 1, "all clients went to one node: {used:?}");

@@ -38,10 +38,10 @@ fn pieces_are_bounded_by_the_buffer_limit() {
 /// no further, and the client's sends block when the kernel's buffers are full too, which takes megabytes.
 #[test]
 fn a_client_that_is_held_is_read_up_to_the_limit_and_one_read_more() {
-    if !has_lazy_connects() {
-        return;
-    }
     for (mode, connected) in [(Mode::Eager, ops![]), (Mode::Lazy, ops!["pause"])] {
+        if matches!(mode, Mode::Lazy) && !has_lazy_connects() {
+            continue;
+        }
         let rig = held(mode, json!({ "connected": [connected] }));
         let mut client = rig.client();
         client.say("hello");

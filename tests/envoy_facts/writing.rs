@@ -9,10 +9,10 @@ use crate::script::{TICK_MS, in_next_tick, inject, ops};
 /// Once a `Pause` was returned for client data, the broker can be written to from every callback.
 #[test]
 fn after_a_pause_the_broker_hears_at_any_time() {
-    if !has_lazy_connects() {
-        return;
-    }
     for (mode, connected) in [(Mode::Eager, ops![]), (Mode::Lazy, ops!["pause"])] {
+        if matches!(mode, Mode::Lazy) && !has_lazy_connects() {
+            continue;
+        }
         let rig = Rig::start(
             mode,
             json!({

@@ -42,10 +42,12 @@ fn management_page_shows_channels_consumers_and_rates() -> Result<()> {
             channels.as_array()?.iter().any(|it| it["message_stats"]["publish_details"]["rate"].is_number());
         (rates && sum("publish") > 0 && sum("deliver") > 0 && sum("ack") > 0).then_some(())
     })?;
-    let consumers: Vec<Value> = serde_json::from_value(broker().api("consumers/%2F")?)?;
     let queue = queue(id, 1)?.context("its queue")?;
-    let of_queue = |it: &&Value| it["queue"]["name"] == queue["name"];
-    let consumer = consumers.iter().find(of_queue).context("a consumer")?;
+    // Consumers are gathered on a clock of their own.
+    let consumer = wait_until("its consumer is listed", PATIENCE, || {
+        let consumers: Vec<Value> = serde_json::from_value(broker().api("consumers/%2F").ok()?).ok()?;
+        consumers.into_iter().find(|it| it["queue"]["name"] == queue["name"])
+    })?;
     assert_eq!((&consumer["ack_required"], &consumer["prefetch_count"]), (&json!(true), &json!(10)));
     Ok(())
 }

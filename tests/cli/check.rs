@@ -17,7 +17,8 @@ fn the_shipped_configurations_are_fine() {
 
 #[test]
 fn every_file_to_copy_is_fine() {
-    for entry in fs::read_dir(root("envoy")).unwrap() {
+    let folders = ["envoy", "envoy/kubernetes"].map(|folder| fs::read_dir(root(folder)).unwrap());
+    for entry in folders.into_iter().flatten() {
         let path = entry.unwrap().path().display().to_string();
         // The filter of ecds.yaml is in leveret-ecds.yaml.
         if !path.ends_with(".yaml") || path.ends_with("/ecds.yaml") {
@@ -48,6 +49,24 @@ fn the_wrong_key_is_named_with_its_file_and_filter() {
     let finding = &ran.json()["configurations"][0];
     assert_eq!((&finding["file"], &finding["ok"]), (&json!(envoy), &json!(false)));
     assert!(finding["error"].as_str().unwrap().contains("`prefetch`"));
+}
+
+#[test]
+fn the_wrong_key_is_found_in_manifests() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, at) in [
+        ("gateway.yaml", "data[envoy.yaml].static_resources.listeners[mqtts]"),
+        ("sidecar.yaml", "data[envoy.yaml].static_resources.listeners[mqtt]"),
+        ("istio-gateway.yaml", "spec.pluginConfig"),
+        ("istio-sidecar.yaml", "spec.configPatches[0]"),
+    ] {
+        let text = fs::read_to_string(root("envoy/kubernetes").join(name)).unwrap();
+        let wrong = text.replace("allow_anonymous", "allow_anonymus");
+        assert_ne!(text, wrong, "{name}");
+        let ran = leveret(&["check", &file(&folder, name, wrong)]);
+        assert_eq!(ran.code, Some(1), "{name}: {}{}", ran.out, ran.err);
+        assert!(ran.out.contains(at) && ran.out.contains("`allow_anonymus`"), "{}", ran.out);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod chain;
 mod envoy;
+mod kubernetes;
 
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ pub(crate) use chain::Doubt;
 
 /// One of them.
 pub(crate) struct Plugin {
-    /// Where the filter stands in Envoy's configuration; `None` when the file is the plugin's.
+    /// Where the filter stands in Envoy's configuration, or in a manifest; `None` when the file is the plugin's.
     pub(crate) at: Option<String>,
     /// Its JSON, or what is wrong with the way it is given.
     pub(crate) json: Result<String, String>,
@@ -25,7 +26,8 @@ pub(crate) fn configurations(text: &str) -> Result<Vec<Plugin>, Wrong> {
     if !documents.iter().any(envoy::is_envoys) {
         return plugins_own(text, &documents);
     }
-    let plugins: Vec<_> = documents.iter().flat_map(envoy::filters).collect();
+    let filters = |document| kubernetes::filters(document).unwrap_or_else(|| envoy::filters(document, ""));
+    let plugins: Vec<_> = documents.iter().flat_map(filters).collect();
     if plugins.is_empty() {
         return Err(Wrong("Envoy's configuration, but no wasm filter of Leveret's in it".to_owned()));
     }

@@ -24,10 +24,10 @@ pub(super) fn is_envoys(document: &Value) -> bool {
     document.as_object().is_some_and(|object| KEYS.iter().any(|key| object.contains_key(*key)))
 }
 
-/// All of Leveret's filters in `document`, in its order.
-pub(super) fn filters(document: &Value) -> Vec<Plugin> {
+/// All of Leveret's filters in `document`, in its order; the document stands `at` this place, if it is not the whole file.
+pub(super) fn filters(document: &Value, at: &str) -> Vec<Plugin> {
     let mut found = Vec::new();
-    walk(document, String::new(), None, &mut found);
+    walk(document, at.to_owned(), None, &mut found);
     found
 }
 
@@ -130,7 +130,7 @@ mod tests {
             [(ecds, "resources[edge].typed_config"), (typed_struct, "patch.value.typed_config")]
         {
             assert!(is_envoys(&document));
-            let found = filters(&document);
+            let found = filters(&document, "");
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].at.as_deref(), Some(at));
             assert_eq!(found[0].json.as_deref(), Ok("{}"));
@@ -139,14 +139,14 @@ mod tests {
 
     #[test]
     fn other_people_s_filters_are_not_ours() {
-        assert!(filters(&json!({ "a": wasm("rate-limit", text("leveret")) })).is_empty());
+        assert!(filters(&json!({ "a": wasm("rate-limit", text("leveret")) }), "").is_empty());
     }
 
     #[test]
     fn a_struct_is_refused() {
         let given =
             json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": { "vhost": "a" } });
-        assert!(filters(&wasm("leveret", given))[0].json.is_err());
-        assert_eq!(filters(&json!([wasm("leveret", Value::Null)]))[0].at.as_deref(), Some("[0]"));
+        assert!(filters(&wasm("leveret", given), "")[0].json.is_err());
+        assert_eq!(filters(&json!([wasm("leveret", Value::Null)]), "")[0].at.as_deref(), Some("[0]"));
     }
 }

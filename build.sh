@@ -23,6 +23,7 @@ Usage: ./build.sh COMMAND
   run       Envoy with the filter on 127.0.0.1:1883, in front of a private RabbitMQ or one of yours (run --help)
   swap      give new connections of a running `run` another build or configuration (swap --help)
   leveret   the operator's command: check, explain, import (leveret --help)
+  page      a page that tells what the filter reads in a connection's bytes: target/explain/index.html
   demo      start everything, send messages both ways between MQTT and AMQP, show them
   test      all tests, end-to-end included; arguments go to cargo test
   check     format, lints, docs, tests: what CI runs
@@ -45,6 +46,7 @@ main() {
         run) exec_lab run "$@" ;;
         swap) swap "$@" ;;
         leveret) exec_leveret "$@" ;;
+        page) page ;;
         demo) exec_lab demo "$@" ;;
         load) exec_lab load "$@" ;;
         swaptest) exec_lab swaptest "$@" ;;
@@ -80,6 +82,8 @@ run_tests() {
     package
     module leveret-trap.wasm leveret-mqtt-amqp --features trap
     module probe.wasm probe
+    page
+    have node || apt_install nodejs
     export LEVERET_WASM="$PWD/target/leveret.wasm" LEVERET_TRAP_WASM="$PWD/target/leveret-trap.wasm"
     export LEVERET_PROBE="$PWD/target/probe.wasm" LEVERET_PYTHON="$PWD/$VENV/bin/python"
     export LEVERET_PACKAGE="$PWD/target/package"
@@ -112,10 +116,17 @@ check() {
     need_cargo
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
-    cargo clippy -p leveret-mqtt-amqp --target $WASM_TARGET -- -D warnings
+    cargo clippy -p leveret-mqtt-amqp -p leveret-explain --target $WASM_TARGET -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
     package --verify
     run_tests
+}
+
+page() {
+    need_cargo
+    cargo build --quiet -p leveret-explain --lib --profile page --target $WASM_TARGET
+    cargo run --quiet -p leveret-explain --features page --bin page -- \
+        target/$WASM_TARGET/page/leveret_explain.wasm target/explain
 }
 
 swap() {

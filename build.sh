@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The one door: see ./build.sh --help. Sets up what a command needs, then does it.
 set -euo pipefail
+readonly CALLED_FROM=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export CARGO_TARGET_DIR="$PWD/target"
 
@@ -137,13 +138,13 @@ swap() {
     esac
     cargo build --quiet -p support --bin lab
     export LEVERET_WASM="$PWD/target/leveret.wasm"
-    exec target/debug/lab swap "$@"
+    exec_there lab swap "$@"
 }
 
 exec_leveret() {
     need_cargo
     cargo build --quiet --bin leveret
-    exec target/debug/leveret "$@"
+    exec_there leveret "$@"
 }
 
 exec_lab() {
@@ -158,7 +159,15 @@ exec_lab() {
     esac
     cargo build --quiet -p support --bin lab
     export LEVERET_WASM="$PWD/target/leveret.wasm"
-    exec target/debug/lab "$@"
+    exec_there lab "$@"
+}
+
+# exec_there PROGRAM [ARGUMENT...]: in the caller's folder, whose paths the arguments are
+exec_there() {
+    local program=$CARGO_TARGET_DIR/debug/$1
+    shift
+    cd "$CALLED_FROM"
+    exec "$program" "$@"
 }
 
 # module FILE PACKAGE [CARGO OPTION...]

@@ -27,7 +27,7 @@ use digest::Digest;
     after_help = ARTIFACTS
 )]
 struct Arguments {
-    /// Where to; what a former run has left there is replaced
+    /// Where to, from the source's folder; what a former run has left there is replaced
     #[arg(long, value_name = "DIR", default_value = "target/package")]
     output: PathBuf,
     /// Makes another from a copy of the source, in another folder with another home, umask and time zone, and compares

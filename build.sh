@@ -69,7 +69,7 @@ build() {
 
 package() {
     need_cargo
-    module leveret.wasm leveret-mqtt-amqp --locked
+    asks_help "$@" || module leveret.wasm leveret-mqtt-amqp --locked
     cargo build --quiet --locked -p packaging
     LEVERET_BUILD=$(build_stamp) SOURCE_DATE_EPOCH=$(build_date) target/debug/packaging "$@"
 }
@@ -116,26 +116,25 @@ versions() {
 check() {
     need_cargo
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features leveret-explain/page -- -D warnings
     cargo clippy -p leveret-mqtt-amqp -p leveret-explain --target $WASM_TARGET -- -D warnings
-    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --features leveret-explain/page --no-deps --document-private-items
     package --verify
     run_tests
 }
 
 page() {
     need_cargo
-    cargo build --quiet -p leveret-explain --lib --profile page --target $WASM_TARGET
+    CARGO_ENCODED_RUSTFLAGS=$(nothing_of_this_machine) \
+        cargo build --quiet -p leveret-explain --lib --profile page --target $WASM_TARGET
     cargo run --quiet -p leveret-explain --features page --bin page -- \
         target/$WASM_TARGET/page/leveret_explain.wasm target/explain
 }
 
 swap() {
     need_cargo
-    case " $* " in
-        *" --module"[=\ ]* | *" --list "* | *" --help "* | *" -h "*) ;; # nothing new is to be built
-        *) build ;;
-    esac
+    # Unless nothing new is to be built.
+    asks_help "$@" || [[ " $* " == *" --module"[=\ ]* || " $* " == *" --list "* ]] || build
     cargo build --quiet -p support --bin lab
     export LEVERET_WASM="$PWD/target/leveret.wasm"
     exec_there lab swap "$@"
@@ -148,15 +147,12 @@ exec_leveret() {
 }
 
 exec_lab() {
-    build
-    case " $* " in
-        *" --envoy"[=\ ]*) ;; # the one given is used
-        *) need_envoy ;;
-    esac
-    case " $* " in
-        *" --amqp"[=\ ]*) ;; # a broker runs already
-        *) need_rabbitmq ;;
-    esac
+    need_cargo
+    asks_help "$@" || {
+        build
+        [[ " $* " == *" --envoy"[=\ ]* ]] || need_envoy # unless one is given
+        [[ " $* " == *" --amqp"[=\ ]* ]] || need_rabbitmq # unless a broker runs already
+    }
     cargo build --quiet -p support --bin lab
     export LEVERET_WASM="$PWD/target/leveret.wasm"
     exec_there lab "$@"
@@ -174,17 +170,22 @@ exec_there() {
 module() {
     local file=$1 package=$2
     shift 2
+    mkdir -p target
+    LEVERET_BUILD=$(build_stamp) CARGO_ENCODED_RUSTFLAGS=$(nothing_of_this_machine) \
+        cargo build --quiet --release -p "$package" --target $WASM_TARGET "$@" \
+        --message-format json-render-diagnostics >"target/${file%.wasm}.json"
+    cp "target/$WASM_TARGET/release/${package//-/_}.wasm" "target/$file"
+}
+
+# Flags for a module that is the same wherever it is built.
+nothing_of_this_machine() {
     # Panics name the source file they come from. No path of this machine: elsewhere the module has to be the same.
     local flags="--remap-path-prefix=$PWD=" sources="${CARGO_HOME:-$HOME/.cargo}/registry/src" folder
     [ -d "$sources" ] || cargo fetch --quiet --target $WASM_TARGET
     for folder in "$sources"/*; do
         flags+=$'\x1f'"--remap-path-prefix=$folder=crates"
     done
-    mkdir -p target
-    LEVERET_BUILD=$(build_stamp) CARGO_ENCODED_RUSTFLAGS=$flags \
-        cargo build --quiet --release -p "$package" --target $WASM_TARGET "$@" \
-        --message-format json-render-diagnostics >"target/${file%.wasm}.json"
-    cp "target/$WASM_TARGET/release/${package//-/_}.wasm" "target/$file"
+    echo "$flags"
 }
 
 # What the module logs when it starts. Without a number of digits, it depends on how many commits a clone has.
@@ -278,6 +279,7 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+asks_help() { [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; }
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "build.sh: $*" >&2; }
 fail() {

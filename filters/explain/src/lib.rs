@@ -1,49 +1,49 @@
 //! What the filter reads in a connection's bytes, as JSON, in a browser or in Node.
 //!
-//! The same core as in the module for Envoy: its two decoders, its reader of the configuration, its topics. What is refused here is
-//! refused there, for the same reason. `./build.sh page` makes a page of it.
+//! The same core as in the module for Envoy: its two decoders, its reader of the configuration, its topics. What is wrong with the bytes
+//! here is wrong there. Who may do what is not asked: that is `leveret explain`'s. `./build.sh page` makes a page of it.
 
 mod amqp;
 mod hex;
 mod mqtt;
 
-use leveret::Config;
+use leveret::{Config, Error};
 use serde_json::{Value, json};
 use wasm_bindgen::prelude::*;
 
 /// What a device has sent, packet by packet, with the keys that its topics become: a JSON array.
 ///
-/// `hex` is pairs of digits with white space, colons, commas or nothing between them, each with `0x` in front or not. The configuration
-/// is one of the plugin's, for its `topic_mapping` and its limits, or empty. What is no packet, or the beginning of one, ends the array:
-/// an entry with `error` or `incomplete`.
+/// `digits` is pairs of hexadecimal ones with white space, colons, commas, dashes or nothing between them, each with `0x` or `\x` in front
+/// or not. The configuration is one of the plugin's, for its `topic_mapping`, `sparkplug`, `max_packet_size_unauthenticated` and
+/// `max_packet_size_authenticated`; or empty. What the filter would end the connection for ends the array, in an entry with `error`. So
+/// does the beginning of a packet, in one with `incomplete` or `payload_missing`.
 ///
 /// # Errors
-/// When the configuration is wrong, or `hex` is something else.
+/// When the configuration is wrong, or `digits` are something else.
 #[wasm_bindgen]
-pub fn mqtt(hex: &str, configuration: &str) -> Result<String, JsError> {
-    answer(hex, configuration, mqtt::packets)
+pub fn mqtt(digits: &str, configuration: &str) -> Result<String, JsError> {
+    answer(digits, configuration, mqtt::packets)
 }
 
-/// What a broker has sent, or the filter to a broker, frame by frame, with the topics of what is delivered: a JSON array.
+/// What a broker has sent, or the filter to a broker, frame by frame, with the topics of what is published and delivered: a JSON array.
 ///
-/// Of the methods that only the filter sends, which the core writes and never reads, there are the names and not the arguments. The
-/// rest is as with MQTT.
+/// Of methods there are the arguments that say most, and of connection.start-ok, which holds a password, none. The rest is as with MQTT.
 ///
 /// # Errors
-/// When the configuration is wrong, or `hex` is something else.
+/// When the configuration is wrong, or `digits` are something else.
 #[wasm_bindgen]
-pub fn amqp(hex: &str, configuration: &str) -> Result<String, JsError> {
-    answer(hex, configuration, amqp::frames)
+pub fn amqp(digits: &str, configuration: &str) -> Result<String, JsError> {
+    answer(digits, configuration, amqp::frames)
 }
 
 fn answer(
-    hex: &str,
+    digits: &str,
     configuration: &str,
     read: impl FnOnce(&[u8], &Config) -> Vec<Value>,
 ) -> Result<String, JsError> {
     let config = Config::from_json(configuration.trim().as_bytes());
     let config = config.map_err(|error| JsError::new(&error.to_string()))?;
-    let bytes = hex::bytes(hex).map_err(|error| JsError::new(&error.to_string()))?;
+    let bytes = hex::bytes(digits).map_err(|error| JsError::new(&error.to_string()))?;
     Ok(Value::from(read(&bytes, &config)).to_string())
 }
 
@@ -56,12 +56,14 @@ fn item(at: usize, fields: Value) -> Value {
     item
 }
 
-/// How a list ends when there are bytes left: with what is wrong with them, or how many wait for more.
-fn last(at: usize, left: &[u8], error: Option<String>) -> Value {
-    match error {
-        Some(error) => json!({ "at": at, "error": error }),
-        None => json!({ "at": at, "incomplete": left.len() }),
-    }
+/// How a list ends with what the filter would end the connection for.
+fn error(at: usize, error: Error) -> Value {
+    json!({ "at": at, "error": error.to_string() })
+}
+
+/// How a list ends with the beginning of something.
+fn incomplete(at: usize, left: &[u8]) -> Value {
+    json!({ "at": at, "incomplete": left.len() })
 }
 
 /// As text, if it is some.

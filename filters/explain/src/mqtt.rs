@@ -1,34 +1,69 @@
 //! A device's bytes.
 
-use leveret::Config;
-use leveret::mqtt::{Connect, Decoder, Item, Packet, Publish, QoS};
+use leveret::amqp::ShortStr;
+use leveret::error::Misbehaved;
+use leveret::mqtt::{Connect, Decoder, Item, Packet, Publish, QoS, Version};
 use leveret::topic::{self, TopicMapping};
+use leveret::{Config, Error};
 use serde_json::{Value, json};
 
-use crate::{item, last, lossy, payload};
+use crate::{error, incomplete, item, lossy, payload};
 
 /// The packets in `bytes`, up to what is none.
 pub(crate) fn packets(bytes: &[u8], config: &Config) -> Vec<Value> {
-    let mut decoder = Decoder::new(config.limits.max_packet_size_unauthenticated);
-    let (mut packets, mut input) = (Vec::new(), bytes);
+    if bytes.starts_with(TLS) {
+        return vec![json!({ "at": 0, "error": "TLS, of which nothing can be read" })];
+    }
+    let limits = &config.limits;
+    let mut decoder = Decoder::new(limits.max_packet_size_unauthenticated);
+    let mut packets = Vec::new();
+    if bytes.first().is_some_and(|first| first >> 4 != CONNECT) {
+        // MQTT 3.1 allows all that 3.1.1 does.
+        decoder.set_version(Version::V31, limits.max_packet_size_authenticated);
+        packets.push(json!({ "at": 0, "note": "no CONNECT: as from the middle of a connection" }));
+    }
+    let mut input = bytes;
+    let mut payload_left = 0;
     loop {
         let at = bytes.len() - input.len();
         match decoder.next(&mut input) {
+            Ok(Some(Item::Packet(Packet::Connect(_)))) if at > 0 => {
+                packets.push(error(at, Error::Misbehaved(Misbehaved::SecondConnect)));
+                return packets;
+            }
             Ok(Some(Item::Packet(packet))) => {
-                if let Packet::Connect(connect) = &packet {
-                    decoder.set_version(connect.version, config.limits.max_packet_size_authenticated);
+                match &packet {
+                    Packet::Connect(it) => {
+                        decoder.set_version(it.version, limits.max_packet_size_authenticated);
+                    }
+                    Packet::Publish(it) => payload_left = it.payload_len as usize,
+                    // Behind it nothing counts. [MQTT-3.14.4-2]
+                    Packet::Disconnect if !input.is_empty() => {
+                        packets
+                            .push(json!({ "at": at, "packet": "DISCONNECT", "bytes_ignored": input.len() }));
+                        return packets;
+                    }
+                    _ => {}
                 }
                 packets.push(item(at, fields(packet, config.topic_mapping)));
             }
             // Whatever there is of the payload is one piece.
             Ok(Some(Item::Payload { bytes, .. })) => {
+                payload_left -= bytes.len();
                 if let Some(Value::Object(publish)) = packets.last_mut() {
                     publish.insert("payload".to_owned(), payload(bytes));
                 }
             }
-            Ok(None) if input.is_empty() && !decoder.is_in_payload() => return packets,
-            ended => {
-                packets.push(last(at, input, ended.err().map(|error| error.to_string())));
+            Ok(None) => {
+                if payload_left > 0 {
+                    packets.push(json!({ "at": at, "payload_missing": payload_left }));
+                } else if !input.is_empty() {
+                    packets.push(incomplete(at, input));
+                }
+                return packets;
+            }
+            Err(malformed) => {
+                packets.push(error(at, Error::Malformed(malformed)));
                 return packets;
             }
         }
@@ -95,29 +130,44 @@ fn publish(publish: &Publish<'_>, topics: TopicMapping) -> Value {
     })
 }
 
-/// A filter with the key that its queue is bound with, or what is wrong with it: that makes SUBACK's code 0x80.
+/// A filter with the key that a queue is bound with; with `error`, a SUBSCRIBE of it is answered with 0x80.
 fn filter(filter: &str, qos: Option<QoS>, topics: TopicMapping) -> Value {
-    let mut key = Vec::new();
     let (group, own) = match topic::shared(filter) {
         Some(Ok((group, own))) => (Some(group), Ok(own)),
         Some(Err(error)) => (None, Err(error)),
         None => (None, Ok(filter)),
     };
-    let bound = own.and_then(|own| topics.binding_key(own, &mut key));
+    let mut key = Vec::new();
+    let bound = own.and_then(|own| topics.binding_key(own, &mut key)).map_err(|error| error.to_string());
+    let bound = bound.and_then(|()| short(&key)).and_then(|key| {
+        short(group.unwrap_or_default().as_bytes())?;
+        Ok(key)
+    });
     json!({
         "filter": filter,
         "qos": qos.map(|qos| qos as u8),
         "share_group": group,
-        "binding_key": bound.is_ok().then(|| lossy(&key)),
-        "error": bound.err().map(|error| error.to_string()),
+        "binding_key": bound.as_ref().ok(),
+        "error": bound.as_ref().err(),
     })
 }
 
+/// With an error in its place, the client is closed.
 fn routing_key(topic: &str, topics: TopicMapping) -> Value {
     let mut key = Vec::new();
     topics.routing_key(topic, &mut key);
-    lossy(&key)
+    short(&key).unwrap_or_else(|error| json!({ "error": error }))
 }
+
+fn short(key: &[u8]) -> Result<Value, String> {
+    let key = ShortStr::new(key).ok_or("longer than the 255 bytes of a key")?;
+    Ok(lossy(key.as_bytes()))
+}
+
+/// A packet type, section 2.2.1.
+const CONNECT: u8 = 1;
+/// How a TLS connection begins: a handshake record, RFC 8446 section 5.1.
+const TLS: &[u8] = &[22, 3];
 
 #[cfg(test)]
 mod tests {
@@ -162,25 +212,63 @@ mod tests {
     #[test]
     fn the_configuration_s_topics_and_limits_hold() {
         let publish = b"\x30\x05\0\x03a.b";
-        assert_eq!(read(publish, "")[0]["routing_key"], "a.b");
-        assert_eq!(read(publish, r#"{ "topic_mapping": "reversible" }"#)[0]["routing_key"], "a+2Eb");
+        assert_eq!(read(publish, "")[1]["routing_key"], "a.b");
+        assert_eq!(read(publish, r#"{ "topic_mapping": "reversible" }"#)[1]["routing_key"], "a+2Eb");
         let small = r#"{ "max_packet_size_unauthenticated": 128 }"#;
-        let seen = read(&[b"\x30\x80\x01\0\x01a", &[0; 200][..]].concat(), small);
-        assert_eq!(seen, [json!({ "at": 0, "error": "packet is larger than the limit" })]);
+        let seen = read(&[b"\x30\x80\x01\0\x01a", &[0; 125][..]].concat(), small);
+        assert!(seen.iter().all(|entry| entry["error"].is_null()), "in the middle of a connection: {seen:?}");
+        let mut connect = b"\x10\x80\x01\0\x04MQTT\x04\x02\0\0\0\x74".to_vec();
+        connect.resize(131, b'c');
+        assert_eq!(read(&connect, "")[0]["packet"], "CONNECT");
+        assert_eq!(
+            read(&connect, small),
+            [json!({ "at": 0, "error": "client: malformed packet: packet is larger than the limit" })]
+        );
     }
 
     #[test]
     fn what_is_no_packet_ends_the_list() {
-        let ping = json!({ "at": 0, "packet": "PINGREQ" });
-        let after_ping = |bytes: &[u8]| read(&[b"\xc0\0", bytes].concat(), "").split_off(1);
-        assert_eq!(read(b"\xc0\0", ""), [ping]);
+        let connect = b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0";
+        let after_connect = |bytes: &[u8]| read(&[connect, bytes].concat(), "").split_off(1);
+        assert_eq!(after_connect(b""), [Value::Null; 0]);
         assert_eq!(
-            after_ping(b"\x20\x02\0\0"),
-            [json!({ "at": 2, "error": "packet type is reserved or a server's" })]
+            after_connect(b"\x20\x02\0\0"),
+            [json!({ "at": 14, "error": "client: malformed packet: packet type is reserved or a server's" })]
         );
-        assert_eq!(after_ping(b"\x82\x05\0"), [json!({ "at": 2, "incomplete": 3 })]);
-        let [publish, missing] = &after_ping(b"\x30\x05\0\x01ab")[..] else { panic!("two entries") };
+        assert_eq!(after_connect(connect), [json!({ "at": 14, "error": "client: second CONNECT" })]);
+        assert_eq!(after_connect(b"\x82\x05\0"), [json!({ "at": 14, "incomplete": 3 })]);
+        assert_eq!(
+            after_connect(b"\xe0\0\xff"),
+            [json!({ "at": 14, "packet": "DISCONNECT", "bytes_ignored": 1 })]
+        );
+        let [publish, missing] = &after_connect(b"\x30\x05\0\x01ab")[..] else { panic!("two entries") };
         assert_eq!(publish["payload"], json!({ "length": 1, "text": "b" }));
-        assert_eq!(*missing, json!({ "at": 8, "incomplete": 0 }));
+        assert_eq!(*missing, json!({ "at": 20, "payload_missing": 1 }));
+        assert_eq!(
+            read(b"\x16\x03\x01", ""),
+            [json!({ "at": 0, "error": "TLS, of which nothing can be read" })]
+        );
+    }
+
+    #[test]
+    fn the_middle_of_a_connection_is_said_to_be_that() {
+        let [note, pubrel] = &read(b"\x6a\x02\0\x05", "")[..] else { panic!("two entries") };
+        assert!(note["note"].is_string());
+        assert_eq!((&pubrel["packet"], &pubrel["packet_id"]), (&json!("PUBREL"), &json!(5)));
+    }
+
+    #[test]
+    fn keys_that_grow_too_long_are_told() {
+        let reversible = r#"{ "topic_mapping": "reversible" }"#;
+        let dots = ".".repeat(100);
+        let publish = [&b"\x30\x66\0\x64"[..], dots.as_bytes()].concat();
+        let subscribe = [&b"\x82\x69\0\x01\0\x64"[..], dots.as_bytes(), b"\0"].concat();
+        assert_eq!(
+            read(&publish, reversible)[1]["routing_key"]["error"],
+            "longer than the 255 bytes of a key"
+        );
+        let seen = read(&subscribe, reversible);
+        assert_eq!(seen[1]["filters"][0]["error"], "longer than the 255 bytes of a key");
+        assert_eq!(read(&subscribe, "")[1]["filters"][0]["binding_key"], *dots);
     }
 }

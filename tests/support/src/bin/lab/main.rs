@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 /// Leveret between real programs: MQTT clients, Envoy with the filter, RabbitMQ.
 #[derive(Parser)]
-#[command(name = "lab", max_term_width = 100)]
+#[command(name = "lab", bin_name = "./build.sh", max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -55,9 +55,9 @@ fn the_wrong_key_is_named_with_its_file_and_filter() {
 fn the_wrong_key_is_found_in_manifests() {
     let folder = tempfile::tempdir().unwrap();
     for (name, at) in [
-        ("gateway.yaml", "data[envoy.yaml].static_resources.listeners[mqtts]"),
-        ("sidecar.yaml", "data[envoy.yaml].static_resources.listeners[mqtt]"),
-        ("istio-gateway.yaml", "spec.pluginConfig"),
+        ("gateway.yaml", "ConfigMap[leveret].envoy.yaml.static_resources.listeners[mqtts]"),
+        ("sidecar.yaml", "ConfigMap[leveret-sidecar].envoy.yaml.static_resources.listeners[mqtt]"),
+        ("istio-gateway.yaml", "WasmPlugin[leveret].spec.pluginConfig"),
         ("istio-sidecar.yaml", "spec.configPatches[0]"),
     ] {
         let text = fs::read_to_string(root("envoy/kubernetes").join(name)).unwrap();

@@ -28,20 +28,23 @@ fn management_page_shows_channels_consumers_and_rates() -> Result<()> {
     let id = "rates-in-management";
     let mut client = Client::login(mqtt(Mode::Lazy), id)?;
     client.subscribe("rates", 1)?;
-    // The figures are gathered every five seconds.
+    let name = wait_until("its connection", PATIENCE, || connection(id))?["name"].to_string();
+    let channels =
+        format!("connections/{}/channels", name.trim_matches('"').replace(' ', "%20").replace('>', "%3E"));
+    // The figures are gathered every five seconds, of what was said meanwhile.
     wait_until("what it publishes and gets is counted", PATIENCE, || {
-        client.publish("rates", b"").ok()?;
-        client.receive().ok()?;
-        let connection = connection(id)?["name"].as_str()?.replace(' ', "%20").replace('>', "%3E");
-        let channels = broker().api(&format!("connections/{connection}/channels")).ok()?;
+        if let Err(error) = client.publish("rates", b"").and_then(|()| client.receive()) {
+            return Some(Err(error));
+        }
+        let channels = broker().api(&channels).ok()?;
         let sum = |figure: &str| {
             let each = channels.as_array().into_iter().flatten();
             each.filter_map(|channel| channel["message_stats"][figure].as_u64()).sum::<u64>()
         };
         let rates =
             channels.as_array()?.iter().any(|it| it["message_stats"]["publish_details"]["rate"].is_number());
-        (rates && sum("publish") > 0 && sum("deliver") > 0 && sum("ack") > 0).then_some(())
-    })?;
+        (rates && sum("publish") > 0 && sum("deliver") > 0 && sum("ack") > 0).then_some(Ok(()))
+    })??;
     let queue = queue(id, 1)?.context("its queue")?;
     // Consumers are gathered on a clock of their own.
     let consumer = wait_until("its consumer is listed", PATIENCE, || {

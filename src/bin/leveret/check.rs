@@ -18,8 +18,8 @@ use crate::{WRONG, Wrong, document, print_json};
 /// Validates a configuration, and points at the key that is wrong
 ///
 /// FILE is a plugin configuration (JSON, or the same in YAML), or a configuration of Envoy's, YAML or JSON. In the latter each
-/// wasm filter of Leveret's is found wherever it stands, in listeners, in files of resources, in the files of a Kubernetes
-/// ConfigMap and in Istio's manifests, and its configuration is read as the filter does.
+/// wasm filter of Leveret's is found wherever it stands, in listeners, in files of resources, in those of a Kubernetes ConfigMap
+/// or Secret and in Istio's manifests, and its configuration is read as the filter does.
 ///
 /// A filter that goes by client certificates is warned of where its filter chain has no TLS, or does not verify them: no trusted_ca,
 /// or ACCEPT_UNTRUSTED. What SDS brings is not seen, nor is the chain of a filter that ECDS brings. Warnings leave the exit code as

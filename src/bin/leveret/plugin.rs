@@ -22,14 +22,16 @@ pub(crate) struct Plugin {
 
 /// All that there are in `text`, which is JSON or YAML: at least one.
 pub(crate) fn configurations(text: &str) -> Result<Vec<Plugin>, Wrong> {
-    let documents = document::parse(text)?;
+    let documents: Vec<_> = document::parse(text)?.into_iter().flat_map(kubernetes::items).collect();
     if !documents.iter().any(envoy::is_envoys) {
         return plugins_own(text, &documents);
     }
     let filters = |document| kubernetes::filters(document).unwrap_or_else(|| envoy::filters(document, ""));
     let plugins: Vec<_> = documents.iter().flat_map(filters).collect();
     if plugins.is_empty() {
-        return Err(Wrong("Envoy's configuration, but no wasm filter of Leveret's in it".to_owned()));
+        return Err(Wrong(
+            "Envoy's configuration or a manifest, but no wasm filter of Leveret's in it".to_owned(),
+        ));
     }
     Ok(plugins)
 }

@@ -2,11 +2,12 @@
 //! the Envoy configuration in them with traffic.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -147,6 +148,36 @@ fn the_gateway_serves_over_tls_and_takes_on_a_renewed_certificate() -> Result<()
     })?;
     after.disconnect()?;
     before.ping()
+}
+
+#[test]
+fn a_gateway_that_is_full_is_ready_and_seen_and_takes_nobody_more() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
+    let mut pod = Pod::new("gateway", "gateway-full")?;
+    let monitors =
+        pod.config["overload_manager"]["resource_monitors"].as_array_mut().context("no monitors")?;
+    let connections =
+        monitors.iter_mut().find_map(|it| it["typed_config"].get_mut("max_active_downstream_connections"));
+    *connections.context("no limit")? = json!(2);
+    let envoy = Envoy::start(&pod.folder, &pod.config, &Options::default())?;
+    // Long before the handshake's timeout ends one that is in.
+    let is_in = |stream: &mut TcpStream| -> Result<bool> {
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        Ok(stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+    };
+    let device = || TcpStream::connect(envoy.address("mqtts")?).context("no listener");
+    let mut devices = [device()?, device()?];
+    assert!(!is_in(&mut device()?)?, "a third");
+    for device in &mut devices {
+        assert!(is_in(device)?);
+    }
+    for path in ["/ready", "/stats/prometheus"] {
+        let answer = get(envoy.address("monitoring")?, path)?;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    Ok(())
 }
 
 /// Istio hands `pluginConfig` on as a text of JSON, to a filter before a `tcp_proxy` of its own.
@@ -316,6 +347,7 @@ fn mount_certificate(folder: &Path, server: &Identity) -> Result<()> {
     symlink(&version, mount.join("..data_tmp"))?;
     Ok(fs::rename(mount.join("..data_tmp"), mount.join("..data"))?)
 }
+
 /// The only endpoint of a cluster.
 fn endpoint(cluster: &mut Value) -> Result<&mut Value> {
     let path = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";

@@ -87,7 +87,7 @@ pub struct Will<'a> {
     pub retain: bool,
     /// A valid topic name.
     pub topic: &'a str,
-    /// At most 65 535 bytes.
+    /// At most 65,535 bytes.
     pub payload: &'a [u8],
 }
 

@@ -25,7 +25,7 @@ pub struct PublishHead<'a> {
     pub delivery: Delivery,
     /// The message is a retained one, sent because of a new subscription.
     pub retain: bool,
-    /// At most 65 535 bytes.
+    /// At most 65,535 bytes.
     pub topic: &'a str,
     /// Bytes that will follow; the caller has asked [`publish_fits`].
     pub payload_len: u32,

@@ -122,6 +122,25 @@ fn warnings(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_lazy_filter_before_a_proxy_that_connects_at_once_is_warned_of() {
+    let lazy = fs::read_to_string(root("envoy/lazy.yaml")).unwrap();
+    let eager = fs::read_to_string(root("envoy/eager.yaml")).unwrap();
+    let [handshake, number] =
+        ["upstream_connect_mode: ON_DOWNSTREAM_TLS_HANDSHAKE", "upstream_connect_mode: 1"]
+            .map(|mode| lazy.replace("upstream_connect_mode: ON_DOWNSTREAM_DATA", mode));
+    let default = eager.replace("\"connect_mode\": \"eager\"", "");
+    for (text, hangs) in
+        [(&lazy, false), (&eager, false), (&number, false), (&handshake, true), (&default, true)]
+    {
+        let warnings = warnings(text);
+        assert_eq!(warnings.len(), usize::from(hangs), "{warnings:?}");
+        assert!(warnings.iter().all(|it| it.starts_with("no client gets in")), "{warnings:?}");
+    }
+    let istio = fs::read_to_string(root("envoy/kubernetes/istio-gateway.yaml")).unwrap();
+    assert!(warnings(&istio.replace("connect_mode: eager", "")).concat().contains("`connect_mode` to eager"));
+}
+
+#[test]
 fn certificates_that_nobody_verifies_are_warned_of() {
     let plugin = json!({ "ssl_cert_login": true, "broker_user": "edge", "broker_pass": "geheim" });
     let ca = json!({ "filename": "ca.pem" });

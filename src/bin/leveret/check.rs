@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use leveret::Config;
+use leveret::config::ConnectMode;
 use serde::Serialize;
 use serde_json::json;
 
@@ -22,8 +23,8 @@ use crate::{WRONG, Wrong, document, print_json};
 /// or Secret and in Istio's manifests, and its configuration is read as the filter does.
 ///
 /// A filter that goes by client certificates is warned of where its filter chain has no TLS, or does not verify them: no trusted_ca,
-/// or ACCEPT_UNTRUSTED. What SDS brings is not seen, nor is the chain of a filter that ECDS brings. Warnings leave the exit code as
-/// it is.
+/// or ACCEPT_UNTRUSTED; and a filter whose `connect_mode` is lazy, where the tcp_proxy connects at once. What SDS brings is not seen, nor
+/// is the chain of a filter that ECDS brings. Warnings leave the exit code as it is.
 #[derive(Args)]
 #[command(
     after_help = "Exit codes: 0 the filter takes all of them, 1 it does not, or there is none, 2 the command line is wrong or a file cannot be read.
@@ -105,17 +106,24 @@ fn configurations(text: &str) -> Result<Vec<Judged>, Wrong> {
     Ok(plugins.into_iter().map(judge).collect())
 }
 
-fn judge(Plugin { at, json, doubt }: Plugin) -> Judged {
+fn judge(Plugin { at, json, chain }: Plugin) -> Judged {
     let taken = json.and_then(|json| match Config::from_json(json.as_bytes()) {
-        Ok(_) => Ok(doubt.and_then(|doubt| certificates::warning(&json, doubt))),
+        Ok(config) => {
+            let certificates = chain.doubt.and_then(|doubt| certificates::warning(&json, doubt));
+            let hangs = chain.connects_at_once && config.connect_mode == ConnectMode::Lazy;
+            Ok(certificates.into_iter().chain(hangs.then(|| HANGS.to_owned())).collect())
+        }
         Err(e) => Err(e.to_string()),
     });
-    let (error, warning) = match taken {
-        Ok(warning) => (None, warning),
-        Err(error) => (Some(error), None),
+    let (error, warnings) = match taken {
+        Ok(warnings) => (None, warnings),
+        Err(error) => (Some(error), Vec::new()),
     };
-    Judged { filter: at, error, warnings: warning.into_iter().collect() }
+    Judged { filter: at, error, warnings }
 }
+
+const HANGS: &str = "no client gets in, since the tcp_proxy connects before it reads and `connect_mode` is lazy. \
+    Give the tcp_proxy `upstream_connect_mode: ON_DOWNSTREAM_DATA`, or set `connect_mode` to eager";
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{Wrong, document};
 
-pub(crate) use chain::Doubt;
+pub(crate) use chain::{Chain, Doubt};
 
 /// One of them.
 pub(crate) struct Plugin {
@@ -16,8 +16,8 @@ pub(crate) struct Plugin {
     pub(crate) at: Option<String>,
     /// Its JSON, or what is wrong with the way it is given.
     pub(crate) json: Result<String, String>,
-    /// Why certificates prove nothing where it stands, as far as can be seen.
-    pub(crate) doubt: Option<Doubt>,
+    /// What is around it.
+    pub(crate) chain: Chain,
 }
 
 /// All that there are in `text`, which is JSON or YAML: at least one.
@@ -44,5 +44,5 @@ fn plugins_own(text: &str, documents: &[Value]) -> Result<Vec<Plugin>, Wrong> {
     // of the byte order in front, a comma too many, and a key that is there twice.
     let is_json = text.strip_prefix('\u{feff}').unwrap_or(text).trim_start().starts_with('{');
     let json = if is_json { text.to_owned() } else { plugin.to_string() };
-    Ok(vec![Plugin { at: None, json: Ok(json), doubt: None }])
+    Ok(vec![Plugin { at: None, json: Ok(json), chain: Chain::default() }])
 }

@@ -1,6 +1,31 @@
-//! What a filter chain makes of client certificates. The filter is told a certificate, and not whether it was verified.
+//! What a filter chain makes of a filter in it: whether client certificates prove anything, since the filter is told a certificate and
+//! not whether it was verified, and when its tcp_proxy connects.
 
 use serde_json::{Map, Value};
+
+/// What can be seen of it; nothing, unless something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Why certificates prove nothing.
+    pub(crate) doubt: Option<Doubt>,
+    /// The tcp_proxy connects when a client does, or when its TLS handshake is done, and reads nothing before.
+    pub(crate) connects_at_once: bool,
+}
+
+impl Chain {
+    pub(super) fn of(chain: &Map<String, Value>) -> Self {
+        let filters = field(chain, "filters").and_then(Value::as_array).into_iter().flatten();
+        let proxy =
+            filters.filter_map(|filter| filter.get("typed_config").or_else(|| filter.get("typedConfig")));
+        let proxy = proxy.filter(|it| is_type(Some(it), TCP_PROXY)).find_map(Value::as_object);
+        Self { doubt: Doubt::of(chain), connects_at_once: proxy.is_some_and(connects_at_once) }
+    }
+}
+
+fn connects_at_once(proxy: &Map<String, Value>) -> bool {
+    // An enum is a name or a number.
+    field(proxy, "upstream_connect_mode").is_none_or(|mode| mode != "ON_DOWNSTREAM_DATA" && mode != 1)
+}
 
 /// Why a certificate proves nothing in a filter chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +40,7 @@ pub(crate) enum Doubt {
 
 impl Doubt {
     /// `None` also for what cannot be seen: what SDS or a validator of its own brings.
-    pub(super) fn of(chain: &Map<String, Value>) -> Option<Self> {
+    fn of(chain: &Map<String, Value>) -> Option<Self> {
         let Some(socket) = field(chain, "transport_socket") else { return Some(Self::NoTls) };
         let Some(context) = tls_context(socket) else {
             return is_type(socket.get("typed_config"), RAW_BUFFER).then_some(Self::NoTls);
@@ -94,6 +119,7 @@ fn field<'a>(of: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
 }
 
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 /// Where a validation context comes from that is not in the file.
 const ELSEWHERE: [&str; 3] = ["sds_secret_config", "certificate_provider", "certificate_provider_instance"];

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Doubt, Plugin};
+use super::{Chain, Plugin};
 
 /// Whether `document` is Envoy's, or something around it such as Istio's, rather than the plugin's own.
 pub(super) fn is_envoys(document: &Value) -> bool {
@@ -37,8 +37,8 @@ fn walk(value: &Value, at: String, chain: Option<&Map<String, Value>>, found: &m
         Value::Object(object) => {
             if let Some(config) = wasm_config(object) {
                 if is_leverets(config) {
-                    let doubt = chain.and_then(Doubt::of);
-                    found.push(Plugin { at: Some(at), json: configuration(config), doubt });
+                    let chain = chain.map(Chain::of).unwrap_or_default();
+                    found.push(Plugin { at: Some(at), json: configuration(config), chain });
                 }
                 return;
             }

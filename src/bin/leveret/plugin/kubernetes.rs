@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{Plugin, envoy};
+use super::{Chain, Plugin, envoy};
 use crate::document;
 
 /// What is in a list, as kubectl prints it; of anything else, itself.
@@ -57,13 +57,13 @@ fn in_file(manifest: &str, name: &str, text: &str) -> Vec<Plugin> {
         Err(error)
             if text.contains("leveret") && [".yaml", ".yml", ".json"].iter().any(|it| name.ends_with(it)) =>
         {
-            vec![Plugin { at: Some(at), json: Err(error.to_string()), doubt: None }]
+            vec![Plugin { at: Some(at), json: Err(error.to_string()), chain: Chain::default() }]
         }
         Err(_) => Vec::new(),
     }
 }
 
-/// The filter chain is Istio's, so nothing is known of certificates.
+/// The filter chain is Istio's: nothing is known of certificates, and its tcp_proxy connects at once.
 fn wasm_plugin(at: &str, name: &str, manifest: &Value) -> Option<Plugin> {
     let names = [Some(name), text(manifest, "/spec/url"), text(manifest, "/spec/pluginName")];
     let is_ours = names.into_iter().flatten().any(|it| it.contains("leveret"));
@@ -71,7 +71,8 @@ fn wasm_plugin(at: &str, name: &str, manifest: &Value) -> Option<Plugin> {
         None | Some(Value::Null) => String::new(),
         Some(given) => given.to_string(),
     };
-    is_ours.then(|| Plugin { at: Some(format!("{at}.spec.pluginConfig")), json: Ok(json), doubt: None })
+    let chain = Chain { connects_at_once: true, ..Chain::default() };
+    is_ours.then(|| Plugin { at: Some(format!("{at}.spec.pluginConfig")), json: Ok(json), chain })
 }
 
 #[cfg(test)]

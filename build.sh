@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one door: see ./build.sh --help. Sets up what a command needs, then does it.
 set -euo pipefail
-readonly CALLED_FROM=$PWD
+declare -rx CALLED_FROM=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export CARGO_TARGET_DIR="$PWD/target"
 
@@ -42,18 +42,18 @@ main() {
     local command=${1:-}
     shift || true
     case $command in
-        build) build ;;
+        build) takes_nothing "$@"; build ;;
         package) package "$@" ;;
         run) exec_lab run "$@" ;;
         swap) swap "$@" ;;
         leveret) exec_leveret "$@" ;;
-        page) page ;;
+        page) takes_nothing "$@"; page ;;
         demo) exec_lab demo "$@" ;;
         load) exec_lab load "$@" ;;
         swaptest) exec_lab swaptest "$@" ;;
         chaos) exec_lab chaos "$@" ;;
         test) run_tests "$@" ;;
-        check) check ;;
+        check) takes_nothing "$@"; check ;;
         versions) versions "$@" ;;
         "" | -h | --help | help) usage ;;
         *) fail "unknown command $command; see ./build.sh --help" ;;
@@ -70,6 +70,7 @@ build() {
 package() {
     need_cargo
     asks_help "$@" || module leveret.wasm leveret-mqtt-amqp --locked
+    say_first packaging
     cargo build --quiet --locked -p packaging
     LEVERET_BUILD=$(build_stamp) SOURCE_DATE_EPOCH=$(build_date) target/debug/packaging "$@"
 }
@@ -135,14 +136,15 @@ swap() {
     need_cargo
     # Unless nothing new is to be built.
     asks_help "$@" || [[ " $* " == *" --module"[=\ ]* || " $* " == *" --list "* ]] || build
-    cargo build --quiet -p support --bin lab
-    export LEVERET_WASM="$PWD/target/leveret.wasm"
+    build_lab
     exec_there lab swap "$@"
 }
 
 exec_leveret() {
     need_cargo
+    say_first leveret
     cargo build --quiet --bin leveret
+    export LEVERET_WASM="$PWD/target/leveret.wasm"
     exec_there leveret "$@"
 }
 
@@ -153,9 +155,14 @@ exec_lab() {
         [[ " $* " == *" --envoy"[=\ ]* ]] || need_envoy # unless one is given
         [[ " $* " == *" --amqp"[=\ ]* ]] || need_rabbitmq # unless a broker runs already
     }
+    build_lab
+    exec_there lab "$@"
+}
+
+build_lab() {
+    say_first lab
     cargo build --quiet -p support --bin lab
     export LEVERET_WASM="$PWD/target/leveret.wasm"
-    exec_there lab "$@"
 }
 
 # exec_there PROGRAM [ARGUMENT...]: in the caller's folder, whose paths the arguments are
@@ -279,6 +286,13 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+takes_nothing() {
+    [ $# = 0 ] && return
+    asks_help "$@" || fail "unknown argument $1"
+    usage
+    exit
+}
+say_first() { [ -x "target/debug/$1" ] || say "building $1 for the first time, which takes minutes"; }
 asks_help() { [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; }
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "build.sh: $*" >&2; }

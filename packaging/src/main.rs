@@ -27,9 +27,12 @@ use digest::Digest;
     after_help = ARTIFACTS
 )]
 struct Arguments {
-    /// Where to, from the source's folder; what a former run has left there is replaced
-    #[arg(long, value_name = "DIR", default_value = "target/package")]
-    output: PathBuf,
+    /// Where to; target/package of the source unless given. What a former run has left there is replaced
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Whose paths the arguments are
+    #[arg(long, hide = true, env = "CALLED_FROM", default_value = "")]
+    called_from: PathBuf,
     /// Makes another from a copy of the source, in another folder with another home, umask and time zone, and compares
     #[arg(long)]
     verify: bool,
@@ -99,7 +102,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         date: arguments.date,
     };
     ensure_nothing_of_this_machine(&release.module)?;
-    let output = &arguments.output;
+    let given = arguments.output.as_ref().map(|output| arguments.called_from.join(output));
+    let output = &given.unwrap_or_else(|| "target/package".into());
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
 
     let digest = Digest::of(&release.module);

@@ -1,5 +1,8 @@
 //! What an operator sees of it all: metrics with their labels, and a line of the access log for each connection.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use support::envoy::Envoy;
@@ -82,7 +85,10 @@ fn metrics_have_labels_for_tenant_and_reason() -> Result<()> {
 fn access_log_tells_who_it_was_and_why_it_ended() -> Result<()> {
     let envoy = own_envoy("access-log", policy())?;
     let address = envoy.address("mqtt")?;
-    Client::login(address, "metered-2")?.disconnect()?;
+    let started = Instant::now();
+    let client = Client::login(address, "metered-2")?;
+    thread::sleep(Duration::from_millis(200));
+    client.disconnect()?;
     let mut refused = Client::connect(address)?;
     let half = Connect { client_id: "half\n{\"forged\": 1}", username: Some("u"), ..Connect::default() };
     refused.send(&half.bytes())?;
@@ -94,6 +100,8 @@ fn access_log_tells_who_it_was_and_why_it_ended() -> Result<()> {
     })?;
     let line = |client_id: &str| lines.iter().find(|line| line["client_id"] == client_id).context("a line");
     let parted = line("metered-2")?;
+    let duration = Duration::from_millis(parted["duration_ms"].as_u64().context("no duration_ms")?);
+    assert!(duration >= Duration::from_millis(200) && duration <= started.elapsed(), "{duration:?}");
     assert_eq!(
         [&parted["user"], &parted["tenant"], &parted["vhost"], &parted["end"]],
         ["guest", "metered", "/", "disconnected"]

@@ -8,13 +8,17 @@ use leveret::wire::{Reader, Truncated};
 use leveret::{Config, Error};
 use serde_json::{Value, json};
 
-use crate::{error, incomplete, item, lossy, payload};
+use crate::{MOST, error, incomplete, item, lossy, more, payload};
 
 /// The frames in `bytes`, up to what is none.
 pub(crate) fn frames(bytes: &[u8], config: &Config) -> Vec<Value> {
     let (mut frames, mut input) = (Vec::new(), bytes);
     while !input.is_empty() {
         let at = bytes.len() - input.len();
+        if frames.len() >= MOST {
+            frames.push(more(at, input));
+            break;
+        }
         // The decoder sees what is unfinished, too: it may be wrong already.
         let whole = length(input).ok().and_then(|length| input.split_at_checked(length));
         let (frame, rest) = whole.unwrap_or((input, &[]));
@@ -45,7 +49,11 @@ fn length(input: &[u8]) -> Result<usize, Truncated> {
 fn fields(frame: &[u8], topics: TopicMapping) -> Result<Value, DecodeError> {
     let (mut decoder, mut input) = (Decoder::default(), frame);
     Ok(match decoder.next(&mut input) {
-        Ok(Some(Item::ProtocolHeader)) => json!({ "frame": "protocol header" }),
+        Ok(Some(Item::ProtocolHeader)) => {
+            // Protocol id and version, section 4.2.2: 0-0-9-1 is ours.
+            let version = frame.iter().skip(4).map(u8::to_string).collect::<Vec<_>>().join("-");
+            json!({ "frame": "protocol header", "version": version })
+        }
         Ok(Some(Item::Method { channel, method })) => {
             json!({ "method": name(frame), "channel": channel, "arguments": arguments(&method, topics) })
         }
@@ -185,7 +193,7 @@ mod tests {
         let text = Value::from(seen.clone()).to_string();
         assert!(!text.contains("secret"), "{text}");
         let [header, start_ok, declare] = &seen[..] else { panic!("{text}") };
-        assert_eq!(*header, json!({ "at": 0, "frame": "protocol header" }));
+        assert_eq!(*header, json!({ "at": 0, "frame": "protocol header", "version": "0-0-9-1" }));
         assert_eq!((&start_ok["at"], &start_ok["method"]), (&json!(8), &json!("connection.start-ok")));
         assert_eq!((&declare["method"], &declare["channel"]), (&json!("queue.declare"), &json!(1)));
         assert_eq!(declare["arguments"], json!({ "queue": "q" }));

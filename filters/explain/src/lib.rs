@@ -47,6 +47,14 @@ fn answer(
     Ok(Value::from(read(&bytes, &config)).to_string())
 }
 
+/// Entries of a list, more than anybody reads: one more says that there is more.
+const MOST: usize = 10_000;
+
+/// How a list ends that has that many.
+fn more(at: usize, left: &[u8]) -> Value {
+    json!({ "at": at, "note": format!("{MOST} are told; {} bytes are left", left.len()) })
+}
+
 /// An entry: where it starts, and what it is. What there is nothing of is left out.
 fn item(at: usize, fields: Value) -> Value {
     let mut item = json!({ "at": at });

@@ -7,7 +7,7 @@ use leveret::topic::{self, TopicMapping};
 use leveret::{Config, Error};
 use serde_json::{Value, json};
 
-use crate::{error, incomplete, item, lossy, payload};
+use crate::{MOST, error, incomplete, item, lossy, more, payload};
 
 /// The packets in `bytes`, up to what is none.
 pub(crate) fn packets(bytes: &[u8], config: &Config) -> Vec<Value> {
@@ -26,6 +26,10 @@ pub(crate) fn packets(bytes: &[u8], config: &Config) -> Vec<Value> {
     let mut payload_left = 0;
     loop {
         let at = bytes.len() - input.len();
+        if packets.len() >= MOST && payload_left == 0 && !input.is_empty() {
+            packets.push(more(at, input));
+            return packets;
+        }
         match decoder.next(&mut input) {
             Ok(Some(Item::Packet(Packet::Connect(_)))) if at > 0 => {
                 packets.push(error(at, Error::Misbehaved(Misbehaved::SecondConnect)));
@@ -248,6 +252,13 @@ mod tests {
             read(b"\x16\x03\x01", ""),
             [json!({ "at": 0, "error": "TLS, of which nothing can be read" })]
         );
+    }
+
+    #[test]
+    fn a_list_has_an_end() {
+        let seen = read(&[0xc0, 0].repeat(MOST + 1), "");
+        assert_eq!(seen.len(), MOST + 1);
+        assert_eq!(seen[MOST]["note"], "10000 are told; 4 bytes are left");
     }
 
     #[test]

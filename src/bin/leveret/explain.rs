@@ -42,8 +42,11 @@ Examples:
       whether it gets in with the password on standard input, and if not, why"
 )]
 pub(crate) struct Explain {
-    /// A plugin configuration, or a configuration of Envoy's whose filters of Leveret's are configured alike
+    /// A plugin configuration, or a configuration of Envoy's
     file: PathBuf,
+    /// Of several filters that are configured in different ways, the one whose place, as `check` prints it, holds this
+    #[arg(long, value_name = "PLACE")]
+    filter: Option<String>,
     /// CONNECT's client id
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
@@ -112,7 +115,8 @@ enum Action {
 impl Explain {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode> {
         let file = self.file.display().to_string();
-        let configuration = configuration(&document::read(&self.file)?).with_context(|| file.clone())?;
+        let configuration = configuration(&document::read(&self.file)?, self.filter.as_deref())
+            .with_context(|| file.clone())?;
         let config = Config::from_json(configuration.as_bytes())
             .map_err(|error| Wrong(error.to_string()))
             .with_context(|| file.clone())?;
@@ -180,15 +184,19 @@ impl Explain {
     }
 }
 
-/// The only one in `text`, or that which all filters in it have.
-fn configuration(text: &str) -> Result<String, Wrong> {
-    let mut plugins = plugin::configurations(text)?.into_iter();
+/// The only one in `text`, or that which all filters in it have whose place holds `filter`.
+fn configuration(text: &str, filter: Option<&str>) -> Result<String, Wrong> {
+    let mut plugins = plugin::configurations(text)?;
+    plugins.retain(|it| filter.is_none_or(|filter| it.at.as_ref().is_some_and(|at| at.contains(filter))));
+    let mut plugins = plugins.into_iter();
     let at = |at: Option<String>| at.unwrap_or_default();
-    let Some(first) = plugins.next() else { return Err(Wrong("no configuration".to_owned())) };
+    let Some(first) = plugins.next() else {
+        return Err(Wrong(format!("no filter of Leveret's at {}", filter.unwrap_or_default())));
+    };
     let json = first.json.map_err(Wrong)?;
     match plugins.find(|other| other.json.as_deref() != Ok(&json)) {
         Some(other) => Err(Wrong(format!(
-            "{} and {} are configured in different ways: put the configuration that is meant into a file of its own",
+            "{} and {} are configured in different ways: say with --filter which is meant",
             at(first.at),
             at(other.at)
         ))),
@@ -255,8 +263,12 @@ mod tests {
                     "@type": "type.googleapis.com/google.protobuf.StringValue", "value": json } } })
         };
         let text = |filters: [&str; 2]| serde_json::json!({ "resources": filters.map(filter) }).to_string();
-        assert_eq!(configuration(&text(["{}", "{}"])).unwrap(), "{}");
-        let error = configuration(&text(["{}", "{\"prefetch\": 1}"])).unwrap_err().to_string();
+        assert_eq!(configuration(&text(["{}", "{}"]), None).unwrap(), "{}");
+        let different = text(["{}", "{\"prefetch\": 1}"]);
+        let error = configuration(&different, None).unwrap_err().to_string();
         assert!(error.starts_with("resources[0] and resources[1] are configured"), "{error}");
+        assert_eq!(configuration(&different, Some("[1]")).unwrap(), "{\"prefetch\": 1}");
+        let error = configuration(&different, Some("[2]")).unwrap_err().to_string();
+        assert_eq!(error, "no filter of Leveret's at [2]");
     }
 }

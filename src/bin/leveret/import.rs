@@ -76,7 +76,13 @@ pub(crate) struct Import {
     #[arg(long, value_name = "FILE", requires = "broker_user")]
     broker_pass_file: Option<PathBuf>,
     /// Where Envoy finds the module
-    #[arg(long, value_name = "FILE", default_value = "target/leveret.wasm")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/leveret.wasm",
+        env = "LEVERET_WASM",
+        hide_env = true
+    )]
     module: String,
 }
 

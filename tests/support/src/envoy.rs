@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::process::{Process, wait_until};
 
@@ -144,8 +144,9 @@ pub fn validate(folder: &Path, config: &Value) -> Result<()> {
 pub fn read_plugin_configuration(path: &Path) -> Result<Value> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let plugin = parse_yaml(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    ensure!(plugin.is_object() || plugin.is_null(), "{}: not a map of the filter's keys", path.display());
-    Ok(if plugin.is_null() { json!({}) } else { plugin })
+    // An empty file is somebody's accident, and would be no policy at all.
+    ensure!(plugin.is_object(), "{}: not a map of the filter's keys; all defaults are {{}}", path.display());
+    Ok(plugin)
 }
 
 /// `$ENVOY`, `envoy` on PATH, or the one that `build.sh` has installed.

@@ -60,7 +60,8 @@ pub struct Kept {
 }
 
 impl Discovered {
-    /// Starts an Envoy in `folder` that discovers its filter, with this one to begin with.
+    /// Starts an Envoy in `folder` that discovers its filter, with this one to begin with. Fails with the reason if Envoy refuses it: then
+    /// it would close all clients.
     pub fn start(folder: &Path, shipped: &Shipped, options: &Options) -> Result<(Envoy, Self)> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut filter =
@@ -72,17 +73,23 @@ impl Discovered {
         let envoy = Envoy::start(folder, &config, options)?;
         filter.admin = envoy.admin_address().to_owned();
         filter.log = Some(envoy.log_file().to_owned());
+        let name = name(&resources)?;
+        let looked = || filter.updates(name).ok().filter(|updates| updates.taken + updates.refused > 0);
+        let updates = wait_until("Envoy has looked at the filter", PATIENCE, looked)?;
+        ensure!(updates.taken > 0, filter.refusal(0));
         Ok((envoy, filter))
     }
 
     /// Has Envoy take the change; gives what serves then. On an error nothing has changed for anybody, and it says why.
     pub fn swap(&self, change: &Change) -> Result<Kept> {
+        // Before anything is made: whether that Envoy is there and discovers it.
+        self.updates(name(&self.resources()?)?)?;
         // Two at once would each take the other's outcome for its own.
         let lock = File::create(self.folder()?.join("swap.lock"))?;
         lock.try_lock().context("another swap is under way")?;
         let before = fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
         let mut resources = envoy::parse_yaml(std::str::from_utf8(&before)?)?;
-        let name = resources["resources"][0]["name"].as_str().context("the file names no filter")?.to_owned();
+        let name = name(&resources)?.to_owned();
         let plugin = plugin(&mut resources)?;
         let serving = plugin["vm_config"]["code"]["local"]["filename"].as_str().map(PathBuf::from);
         // So that there is a way back, also to one that was put here by hand.
@@ -110,7 +117,7 @@ impl Discovered {
 
     /// The modules that are kept, the one that serves first, then the newest first.
     pub fn kept(&self) -> Result<Vec<Kept>> {
-        let mut resources = envoy::parse_yaml(&fs::read_to_string(&self.file)?)?;
+        let mut resources = self.resources()?;
         let serving = plugin(&mut resources)?["vm_config"]["code"]["local"]["filename"].clone();
         let gauges = self.gauges();
         let mut all = Vec::new();
@@ -149,10 +156,20 @@ impl Discovered {
         if self.exchange(name, file)? {
             return Ok(());
         }
+        bail!(self.refusal(log_start))
+    }
+
+    fn refusal(&self, log_start: usize) -> String {
         match self.log_since(log_start).as_deref().and_then(reason) {
-            Some(reason) => bail!("Envoy refuses it: {reason}"),
-            None => bail!("Envoy refuses it; its log says why"),
+            Some(reason) => format!("Envoy refuses it: {reason}"),
+            None => "Envoy refuses it; its log says why".to_owned(),
         }
+    }
+
+    fn resources(&self) -> Result<Value> {
+        let text =
+            fs::read_to_string(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
+        envoy::parse_yaml(&text)
     }
 
     /// Moves a file in place; whether Envoy has taken it on.
@@ -248,6 +265,10 @@ impl fmt::Display for Kept {
         let serves = if *serves { "serves" } else { "kept  " };
         write!(f, "{serves}  {hash}  {stamp:24}  {connections:6} connections  {}", path.display())
     }
+}
+
+fn name(resources: &Value) -> Result<&str> {
+    resources["resources"][0]["name"].as_str().context("the file names no filter")
 }
 
 fn plugin(resources: &mut Value) -> Result<&mut Value> {

@@ -1,10 +1,10 @@
 //! Files that hold secrets: for their owner only, and never over somebody's work.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::envoy::Envoy;
 
@@ -29,6 +29,9 @@ fn write_file(path: &Path, force: bool, text: &str) -> Result<()> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = options.open(path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => anyhow!("it is there already; --force overwrites it"),
+        _ => error.into(),
+    })?;
     Ok(file.write_all(text.as_bytes())?)
 }

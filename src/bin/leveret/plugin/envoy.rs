@@ -94,7 +94,12 @@ fn configuration(config: &Value) -> Result<String, String> {
         .get("@type")
         .and_then(Value::as_str)
         .is_some_and(|name| name.ends_with("google.protobuf.StringValue"));
+    let unknown =
+        given.as_object().and_then(|it| it.keys().find(|key| !["@type", "value"].contains(&key.as_str())));
     match given.get("value") {
+        _ if is_text && unknown.is_some() => {
+            Err(format!("`configuration` has the key `{}`, which is none of StringValue's", unknown.map_or("", |it| it)))
+        }
         Some(Value::String(text)) if is_text => Ok(text.clone()),
         None if is_text => Ok(String::new()),
         _ => Err("`configuration` has to be a google.protobuf.StringValue that holds JSON: Envoy passes on nothing else as it is"
@@ -143,7 +148,10 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_is_refused() {
+    fn a_struct_and_a_misspelt_key_are_refused() {
+        let misspelt = json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "vaule": "{}" });
+        let error = filters(&wasm("leveret", misspelt), "")[0].json.clone().unwrap_err();
+        assert!(error.contains("`vaule`"), "{error}");
         let given =
             json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": { "vhost": "a" } });
         assert!(filters(&wasm("leveret", given), "")[0].json.is_err());

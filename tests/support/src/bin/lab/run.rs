@@ -1,6 +1,6 @@
 //! `lab run`: Envoy with the filter in the foreground.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Envoy's worker threads.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
     /// The Envoy to start; otherwise $ENVOY, `envoy` on PATH, or the one that build.sh has installed.
     #[arg(long, value_name = "PATH")]
@@ -88,13 +88,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ecds: filter.file,
         log: envoy.log_file().to_owned(),
     };
-    let _written = state.write()?;
+    let _written = match State::read() {
+        Err(_) => Some(state.write()?),
+        Ok(other) => {
+            println!(
+                "`swap` goes to the run of process {}; to this one with --ecds {} --admin {} --log {}",
+                other.pid,
+                state.ecds.display(),
+                state.admin,
+                state.log.display()
+            );
+            None
+        }
+    };
     println!(
-        "envoy: admin http://{}, broker {}:{}",
+        "envoy: admin http://{}, log {}, broker {}:{}",
         envoy.admin_address(),
+        envoy.log_file().display(),
         shipped.broker.0,
         shipped.broker.1
     );
+    if TcpStream::connect((shipped.broker.0.as_str(), shipped.broker.1)).is_err() {
+        println!("no broker answers there yet: until one does, clients hear CONNACK 3");
+    }
     println!("ready: mqtt {}", envoy.address("mqtt")?);
     wait_for_the_end(&mut envoy, private.as_mut())
 }

@@ -52,7 +52,8 @@ pub(crate) fn swap(arguments: &Arguments) -> Result<()> {
         ensure!(module.is_file(), "{} is missing", module.display());
         let change = Change { module: Some(module), plugin, drain: arguments.drain };
         let serving = filter.swap(&change).context("nothing has changed")?;
-        println!("{} serves new connections", serving.hash);
+        let with = arguments.config.as_ref().map(|file| format!(" with {}", file.display()));
+        println!("{} serves new connections{}", serving.hash, with.unwrap_or_default());
     }
     for kept in filter.kept()? {
         println!("{kept}");

@@ -141,6 +141,40 @@ fn a_lazy_filter_before_a_proxy_that_connects_at_once_is_warned_of() {
 }
 
 #[test]
+fn a_cluster_that_is_not_there_is_warned_of() {
+    let lazy = fs::read_to_string(root("envoy/lazy.yaml")).unwrap();
+    let wrong =
+        lazy.replace("\"local_reply_cluster\": \"local_reply\"", "\"local_reply_cluster\": \"nowhere\"");
+    assert_eq!(
+        warnings(&wrong),
+        ["there is no cluster \"nowhere\", which local_reply_cluster names, in static_resources"]
+    );
+    let discovered = format!(
+        "{wrong}\ndynamic_resources: {{ cds_config: {{ path_config_source: {{ path: cds.yaml }} }} }}\n"
+    );
+    assert_eq!(warnings(&discovered), [""; 0]);
+    let of_tenant = r#"{ "tenants": [{ "name": "a", "match": { "port": 1883 }, "cluster": "b" }], "#;
+    let wrong =
+        lazy.replace("{\n                        \"connect_mode\"", &format!("{of_tenant}\"connect_mode\""));
+    assert!(warnings(&wrong).concat().contains("tenants[0].cluster"), "{wrong}");
+}
+
+#[test]
+fn what_can_be_read_is_told_beside_what_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    let [good, wrong] =
+        [("a.json", "{}"), ("b.json", "{\"prefetch\": 0}")].map(|(name, text)| file(&folder, name, text));
+    let ran = leveret(&["check", "/no/such/file", &good, &wrong]);
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.out.starts_with(&format!("{good}: OK\n{wrong}: configuration key `prefetch`")),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("/no/such/file"), "{}", ran.err);
+}
+
+#[test]
 fn certificates_that_nobody_verifies_are_warned_of() {
     let plugin = json!({ "ssl_cert_login": true, "broker_user": "edge", "broker_pass": "geheim" });
     let ca = json!({ "filename": "ca.pem" });

@@ -3,7 +3,7 @@
 mod certificates;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -23,7 +23,7 @@ use crate::{WRONG, Wrong, document, print_json};
 /// or Secret and in Istio's manifests, and its configuration is read as the filter does.
 ///
 /// A filter that goes by client certificates is warned of where its filter chain has no TLS, or does not verify them: no trusted_ca,
-/// or ACCEPT_UNTRUSTED; and a filter whose `connect_mode` is lazy, where the tcp_proxy connects at once. What SDS brings is not seen, nor
+/// or ACCEPT_UNTRUSTED; a filter whose `connect_mode` is lazy, where the tcp_proxy connects at once; and one that names a cluster which is not there. What SDS brings is not seen, nor
 /// is the chain of a filter that ECDS brings. Warnings leave the exit code as it is.
 #[derive(Args)]
 #[command(
@@ -56,26 +56,30 @@ struct Finding {
 
 impl Check {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode> {
-        let mut findings = Vec::new();
-        for path in &self.files {
-            let file = path.display().to_string();
-            let text = document::read(path)?;
-            let found = configurations(&text).with_context(|| file.clone())?;
-            findings.extend(found.into_iter().map(|Judged { filter, error, warnings }| Finding {
-                file: file.clone(),
-                filter,
-                ok: error.is_none(),
-                error,
-                warnings,
-            }));
+        let found: Vec<_> = self.files.iter().map(|path| findings(path)).collect();
+        if !json {
+            // Those of the other files are told, too, when one cannot be read.
+            found.iter().flatten().try_for_each(|findings| print(findings))?;
         }
+        let findings: Vec<_> = found.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         if json {
             print_json(&json!({ "configurations": findings }))?;
-        } else {
-            print(&findings)?;
         }
         Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { WRONG.into() })
     }
+}
+
+fn findings(path: &Path) -> Result<Vec<Finding>> {
+    let file = path.display().to_string();
+    let found = configurations(&document::read(path)?).with_context(|| file.clone())?;
+    let finding = |Judged { filter, error, warnings }| Finding {
+        file: file.clone(),
+        filter,
+        ok: error.is_none(),
+        error,
+        warnings,
+    };
+    Ok(found.into_iter().map(finding).collect())
 }
 
 fn print(findings: &[Finding]) -> io::Result<()> {
@@ -106,12 +110,13 @@ fn configurations(text: &str) -> Result<Vec<Judged>, Wrong> {
     Ok(plugins.into_iter().map(judge).collect())
 }
 
-fn judge(Plugin { at, json, chain }: Plugin) -> Judged {
+fn judge(Plugin { at, json, chain, clusters }: Plugin) -> Judged {
     let taken = json.and_then(|json| match Config::from_json(json.as_bytes()) {
         Ok(config) => {
             let certificates = chain.doubt.and_then(|doubt| certificates::warning(&json, doubt));
             let hangs = chain.connects_at_once && config.connect_mode == ConnectMode::Lazy;
-            Ok(certificates.into_iter().chain(hangs.then(|| HANGS.to_owned())).collect())
+            let missing = clusters.and_then(|clusters| missing_cluster(&config, &clusters));
+            Ok([certificates, hangs.then(|| HANGS.to_owned()), missing].into_iter().flatten().collect())
         }
         Err(e) => Err(e.to_string()),
     });
@@ -120,6 +125,16 @@ fn judge(Plugin { at, json, chain }: Plugin) -> Judged {
         Err(error) => (Some(error), Vec::new()),
     };
     Judged { filter: at, error, warnings }
+}
+
+/// The first that the configuration names and the file has not: who is sent there is closed without a word.
+fn missing_cluster(config: &Config, clusters: &[String]) -> Option<String> {
+    let tenants = config.policy.tenants.iter().enumerate();
+    let named = tenants.map(|(n, (_, tenant))| (format!("tenants[{n}].cluster"), tenant.cluster.as_deref()));
+    let local = ("local_reply_cluster".to_owned(), config.local_reply_cluster.as_deref());
+    let mut named = [local].into_iter().chain(named).filter_map(|(key, name)| Some((key, name?)));
+    let (key, name) = named.find(|(_, name)| !clusters.iter().any(|it| it == name))?;
+    Some(format!("there is no cluster {name:?}, which {key} names, in static_resources"))
 }
 
 const HANGS: &str = "no client gets in, since the tcp_proxy connects before it reads and `connect_mode` is lazy. \

@@ -4,6 +4,8 @@ mod chain;
 mod envoy;
 mod kubernetes;
 
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use crate::{Wrong, document};
@@ -18,6 +20,8 @@ pub(crate) struct Plugin {
     pub(crate) json: Result<String, String>,
     /// What is around it.
     pub(crate) chain: Chain,
+    /// The names of Envoy's clusters, where all of them are in the file.
+    pub(crate) clusters: Option<Rc<[String]>>,
 }
 
 /// All that there are in `text`, which is JSON or YAML: at least one.
@@ -44,5 +48,5 @@ fn plugins_own(text: &str, documents: &[Value]) -> Result<Vec<Plugin>, Wrong> {
     // of the byte order in front, a comma too many, and a key that is there twice.
     let is_json = text.strip_prefix('\u{feff}').unwrap_or(text).trim_start().starts_with('{');
     let json = if is_json { text.to_owned() } else { plugin.to_string() };
-    Ok(vec![Plugin { at: None, json: Ok(json), chain: Chain::default() }])
+    Ok(vec![Plugin { at: None, json: Ok(json), chain: Chain::default(), clusters: None }])
 }

@@ -1,5 +1,7 @@
 //! Leveret's filters in a configuration of Envoy's.
 
+use std::rc::Rc;
+
 use serde_json::{Map, Value};
 
 use super::{Chain, Plugin};
@@ -28,7 +30,20 @@ pub(super) fn is_envoys(document: &Value) -> bool {
 pub(super) fn filters(document: &Value, at: &str) -> Vec<Plugin> {
     let mut found = Vec::new();
     walk(document, at.to_owned(), None, &mut found);
+    let clusters = clusters(document);
+    found.iter_mut().for_each(|plugin| plugin.clusters = clusters.clone());
     found
+}
+
+/// `None` where the document is not all there is: no bootstrap, or one whose clusters are discovered.
+fn clusters(document: &Value) -> Option<Rc<[String]>> {
+    let resources = document.get("static_resources").or_else(|| document.get("staticResources"))?;
+    let discovered = document.get("dynamic_resources").or_else(|| document.get("dynamicResources"));
+    if discovered.is_some_and(|it| it.get("cds_config").or_else(|| it.get("cdsConfig")).is_some()) {
+        return None;
+    }
+    let clusters = resources.get("clusters").and_then(Value::as_array).into_iter().flatten();
+    Some(clusters.filter_map(|it| it.get("name")?.as_str().map(str::to_owned)).collect())
 }
 
 /// `chain` is the filter chain that `value` stands in. The parser has bounded the depth.
@@ -38,7 +53,7 @@ fn walk(value: &Value, at: String, chain: Option<&Map<String, Value>>, found: &m
             if let Some(config) = wasm_config(object) {
                 if is_leverets(config) {
                     let chain = chain.map(Chain::of).unwrap_or_default();
-                    found.push(Plugin { at: Some(at), json: configuration(config), chain });
+                    found.push(Plugin { at: Some(at), json: configuration(config), chain, clusters: None });
                 }
                 return;
             }

@@ -57,7 +57,12 @@ fn in_file(manifest: &str, name: &str, text: &str) -> Vec<Plugin> {
         Err(error)
             if text.contains("leveret") && [".yaml", ".yml", ".json"].iter().any(|it| name.ends_with(it)) =>
         {
-            vec![Plugin { at: Some(at), json: Err(error.to_string()), chain: Chain::default() }]
+            vec![Plugin {
+                at: Some(at),
+                json: Err(error.to_string()),
+                chain: Chain::default(),
+                clusters: None,
+            }]
         }
         Err(_) => Vec::new(),
     }
@@ -72,7 +77,8 @@ fn wasm_plugin(at: &str, name: &str, manifest: &Value) -> Option<Plugin> {
         Some(given) => given.to_string(),
     };
     let chain = Chain { connects_at_once: true, ..Chain::default() };
-    is_ours.then(|| Plugin { at: Some(format!("{at}.spec.pluginConfig")), json: Ok(json), chain })
+    let at = Some(format!("{at}.spec.pluginConfig"));
+    is_ours.then_some(Plugin { at, json: Ok(json), chain, clusters: None })
 }
 
 #[cfg(test)]

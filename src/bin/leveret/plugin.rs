@@ -33,9 +33,12 @@ pub(crate) fn configurations(text: &str) -> Result<Vec<Plugin>, Wrong> {
     let filters = |document| kubernetes::filters(document).unwrap_or_else(|| envoy::filters(document, ""));
     let plugins: Vec<_> = documents.iter().flat_map(filters).collect();
     if plugins.is_empty() {
-        return Err(Wrong(
-            "Envoy's configuration or a manifest, but no wasm filter of Leveret's in it".to_owned(),
-        ));
+        let is_discovered = ["config_discovery", "configDiscovery"].iter().any(|key| text.contains(key));
+        let hint =
+            if is_discovered { ". Where one is discovered, check the file that it comes from" } else { "" };
+        return Err(Wrong(format!(
+            "Envoy's configuration or a manifest, but no wasm filter of Leveret's in it{hint}"
+        )));
     }
     Ok(plugins)
 }

@@ -85,7 +85,6 @@ run_tests() {
     module leveret-trap.wasm leveret-mqtt-amqp --features trap
     module probe.wasm probe
     page
-    have node || apt_install nodejs
     export LEVERET_WASM="$PWD/target/leveret.wasm" LEVERET_TRAP_WASM="$PWD/target/leveret-trap.wasm"
     export LEVERET_PROBE="$PWD/target/probe.wasm" LEVERET_PYTHON="$PWD/$VENV/bin/python"
     export LEVERET_PACKAGE="$PWD/target/package"
@@ -243,8 +242,9 @@ need_test_clients() {
     $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika, stomp' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
 }
 
-# What others use to read a package, manifests and a unit.
+# What others use to read a package, manifests, a unit and a page.
 need_package_tools() {
+    have node || apt_install nodejs
     have skopeo || apt_install skopeo
     have systemd-analyze || apt_install systemd
     $VENV/bin/python -c 'import cloudcoil.models.istio, cyclonedx, kubernetes_validate' 2>/dev/null ||

@@ -28,9 +28,9 @@ fn management_page_shows_channels_consumers_and_rates() -> Result<()> {
     let id = "rates-in-management";
     let mut client = Client::login(mqtt(Mode::Lazy), id)?;
     client.subscribe("rates", 1)?;
-    let name = wait_until("its connection", PATIENCE, || connection(id))?["name"].to_string();
-    let channels =
-        format!("connections/{}/channels", name.trim_matches('"').replace(' ', "%20").replace('>', "%3E"));
+    let name =
+        wait_until("its connection", PATIENCE, || connection(id)?["name"].as_str().map(str::to_owned))?;
+    let channels = format!("connections/{}/channels", name.replace(' ', "%20").replace('>', "%3E"));
     // The figures are gathered every five seconds, of what was said meanwhile.
     wait_until("what it publishes and gets is counted", PATIENCE, || {
         if let Err(error) = client.publish("rates", b"").and_then(|()| client.receive()) {

@@ -45,6 +45,45 @@ fn a_configuration_is_for_new_connections() -> Result<()> {
     old.ping()
 }
 
+/// It would close all clients.
+#[test]
+fn an_envoy_that_refuses_its_first_filter_is_not_started() -> Result<()> {
+    if !can_be_lazy() {
+        return Ok(());
+    }
+    let shipped = Shipped { plugin: json!({ "prefetch": 0 }), ..to(Mode::Lazy, broker().amqp_address()) };
+    let started = Discovered::start(&folder("swap-refused"), &shipped, &Options::default());
+    let error = started.err().context("it was started")?.to_string();
+    assert!(error.contains("Envoy refuses it: configuration key `prefetch`"), "{error}");
+    Ok(())
+}
+
+/// `{}` means all defaults. No text at all is a file that was cut off, and would let everybody in.
+#[test]
+fn an_empty_configuration_is_none() -> Result<()> {
+    let folder = folder("swap-empty");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("leveret.yaml");
+    for (text, is_one) in [("{}", true), ("prefetch: 20", true), ("", false), ("# vhost: a", false)] {
+        fs::write(&file, text)?;
+        assert_eq!(envoy::read_plugin_configuration(&file).is_ok(), is_one, "{text:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_swap_of_an_envoy_that_is_not_there_makes_nothing() -> Result<()> {
+    let folder = folder("swap-nobody");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("leveret-ecds.yaml");
+    fs::copy(support::root().join("envoy/leveret-ecds.yaml"), &file)?;
+    let [port] = support::ports::free()?;
+    let filter = Discovered { file, admin: format!("127.0.0.1:{port}"), log: None };
+    assert!(filter.swap(&Change { module: Some(envoy::module()), ..Change::default() }).is_err());
+    assert_eq!(fs::read_dir(folder)?.count(), 1, "the file alone");
+    Ok(())
+}
+
 /// It can hold passwords, and Envoy may be another user than who swaps.
 #[test]
 fn a_swap_leaves_the_file_to_those_who_had_it() -> Result<()> {

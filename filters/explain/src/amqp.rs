@@ -45,7 +45,7 @@ fn length(input: &[u8]) -> Result<usize, Truncated> {
     Ok((reader.u32()? as usize).saturating_add(FRAME_OVERHEAD as usize))
 }
 
-/// Nothing of a frame that is unfinished.
+/// Of an unfinished frame only an error says something.
 fn fields(frame: &[u8], topics: TopicMapping) -> Result<Value, DecodeError> {
     let (mut decoder, mut input) = (Decoder::default(), frame);
     Ok(match decoder.next(&mut input) {

@@ -143,10 +143,8 @@ fn filter(filter: &str, qos: Option<QoS>, topics: TopicMapping) -> Value {
     };
     let mut key = Vec::new();
     let bound = own.and_then(|own| topics.binding_key(own, &mut key)).map_err(|error| error.to_string());
-    let bound = bound.and_then(|()| short(&key)).and_then(|key| {
-        short(group.unwrap_or_default().as_bytes())?;
-        Ok(key)
-    });
+    // A group is in the name of its queue.
+    let bound = bound.and_then(|()| short(group.unwrap_or_default().as_bytes())).and_then(|_| short(&key));
     json!({
         "filter": filter,
         "qos": qos.map(|qos| qos as u8),
@@ -213,6 +211,7 @@ mod tests {
         assert_eq!(publish["payload"], json!({ "length": 1, "hex": "ff" }));
         assert_eq!(ping["packet"], "PINGREQ");
     }
+
     #[test]
     fn the_configuration_s_topics_and_limits_hold() {
         let publish = b"\x30\x05\0\x03a.b";

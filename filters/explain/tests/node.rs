@@ -44,7 +44,7 @@ fn node_hears_what_the_same_code_says_natively() -> Result<()> {
 /// The page's own script, with so much of a document as it asks for.
 #[test]
 fn the_page_shows_what_is_typed_and_what_is_wrong() -> Result<()> {
-    let script = "import { readFileSync, writeFileSync } from 'node:fs';
+    let script = "import { readFileSync } from 'node:fs';
         const page = readFileSync('index.html', 'utf8');
         const fields = {}, listeners = {};
         for (const [, id, text] of page.matchAll(/<(?:textarea|pre) id=\"(\\w+)\"[^>]*>([^<]*)</g))

@@ -23,8 +23,8 @@ use crate::{WRONG, Wrong, document, print_json};
 /// or Secret and in Istio's manifests, and its configuration is read as the filter does.
 ///
 /// A filter that goes by client certificates is warned of where its filter chain has no TLS, or does not verify them: no trusted_ca,
-/// or ACCEPT_UNTRUSTED; a filter whose `connect_mode` is lazy, where the tcp_proxy connects at once; and one that names a cluster which is not there. What SDS brings is not seen, nor
-/// is the chain of a filter that ECDS brings. Warnings leave the exit code as it is.
+/// or ACCEPT_UNTRUSTED; a filter whose `connect_mode` is lazy, where the tcp_proxy connects at once; and one that names a cluster which
+/// is not there. What SDS brings is not seen, nor is the chain of a filter that ECDS brings. Warnings leave the exit code as it is.
 #[derive(Args)]
 #[command(
     after_help = "Exit codes: 0 the filter takes all of them, 1 it does not, or there is none, 2 the command line is wrong or a file cannot be read.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use support::swap::Discovered;
 
-/// A run under way. The modules that have served are beside the file of the filter.
+/// A run under way, the one that `swap` goes to. The modules that have served are beside the file of the filter.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct State {
     /// The process of `lab run`.
@@ -21,7 +21,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Of the last run that was started, which must not have ended.
+    /// Of that run, which must not have ended.
     pub(crate) fn read() -> Result<Self> {
         const NONE: &str = "./build.sh run is not running (for another Envoy: --ecds and --admin)";
         let state: Self = serde_json::from_slice(&fs::read(path()).ok().context(NONE)?)?;

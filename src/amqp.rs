@@ -12,7 +12,7 @@ mod table;
 
 pub use broker_method::{BrokerMethod, Reason};
 pub use client_method::{ClientMethod, DeadLetter, QueueArguments, QueueFlags};
-pub use content::{Address, ContentHeader, MqttHeaders, PUBLISH_QOS, Properties, RETAINED, publish};
+pub use content::{Address, CLAIM, ContentHeader, MqttHeaders, PUBLISH_QOS, Properties, RETAINED, publish};
 pub use frame::{Decoder, Item, body, body_capacity, heartbeat};
 pub use method::MethodId;
 pub use table::{Table, TableWriter, Value};

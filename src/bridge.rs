@@ -18,6 +18,7 @@
 //! Whatever the broker does to end the connection leads to `Over` at once; in `Over` the client's connection is closed as soon
 //! as it has been given its last bytes.
 
+mod again;
 mod broker;
 mod channel;
 mod ends;
@@ -25,6 +26,7 @@ mod from_broker;
 mod from_client;
 mod inflight;
 mod lock;
+mod order;
 mod output;
 mod queues;
 mod retained;
@@ -49,9 +51,12 @@ use crate::mqtt::{self, ConnectReturnCode};
 use crate::policy::{Attempt, Denial, Gate, Peer, Rights, Tenant};
 use crate::time::Instant;
 use crate::wire::RecvBuffer;
+use again::Drafts;
 use broker::BrokerSide;
+use ends::Farewell;
 use from_broker::Arriving;
 use inflight::{Deliveries, Publications};
+use order::Unconfirmed;
 use output::ClientOutput;
 use retained::Retained;
 use retained::keep::Keeper;
@@ -88,6 +93,9 @@ pub struct Bridge {
     throttle: Throttle,
     started: Instant,
     state: State,
+    farewell: Farewell,
+    /// What the client is to hear when its will has been taken back.
+    refusal: Option<ConnectReturnCode>,
     timers: Timers,
     events: VecDeque<Event>,
     route: Option<Rc<str>>,
@@ -102,7 +110,10 @@ pub struct Bridge {
 
     /// The client will send no more: the host passes that on to the broker with our next bytes.
     client_ended: bool,
-    /// When the client published at QoS 0 last.
+    /// So there are none, until what the client is still owed has come.
+    is_parting: bool,
+    unconfirmed: Unconfirmed,
+    /// When a message was published last that nobody confirms.
     published_at: Option<Instant>,
 
     /// From CONNECT on.
@@ -114,6 +125,7 @@ pub struct Bridge {
     /// The message that is arriving from the client and is to be kept.
     copying: Option<Retained>,
     publications: Publications,
+    drafts: Drafts,
     deliveries: Deliveries,
     arriving: Arriving,
     /// Scratch for keys and topics, kept for its memory.
@@ -194,6 +206,8 @@ impl Bridge {
             started: now,
             throttle: Throttle::default(),
             state: State::AwaitConnect,
+            farewell: Farewell::default(),
+            refusal: None,
             timers: Timers::new(now, limits.login_timeout, config.heartbeat),
             events: VecDeque::new(),
             route: None,
@@ -204,6 +218,8 @@ impl Bridge {
             broker: BrokerSide::new(&config),
             from_broker: RecvBuffer::default(),
             client_ended: false,
+            is_parting: false,
+            unconfirmed: Unconfirmed::default(),
             published_at: None,
             session: None,
             will: None,
@@ -211,6 +227,7 @@ impl Bridge {
             replayer: None,
             copying: None,
             publications: Publications::default(),
+            drafts: Drafts::default(),
             deliveries: Deliveries::default(),
             arriving: Arriving::default(),
             key: Vec::new(),
@@ -253,22 +270,19 @@ impl Bridge {
         let result = result.and_then(|()| self.check_client_output());
         if let Err(error) = result {
             self.fail(now, error);
-        } else if self.client_ended && self.listens_to_client() && !self.is_holding() {
-            self.events.push_back(Event::ClientGone);
-            self.leave(now);
+        } else if self.client_ended && self.listens_to_client() && self.throttle.hold().is_none() {
+            self.client_has_ended(now);
         }
     }
 
-    /// Whether the client is ahead of what it may do. Until it is not, which is after a timeout or bytes from the broker, the host
-    /// keeps its bytes to itself, those of [`Bridge::take_unread`] first, and reads no more of them than it has room for.
+    /// Whether the client is not to be read from: it is ahead of what it may do, or what it said last has not taken effect. Until it
+    /// has, which is after a timeout or bytes from the broker, the host reads no more of the client's bytes than it has room for, and
+    /// if it can not its end either: that is passed on to the broker with our next bytes, and there will be some.
     pub fn is_holding(&self) -> bool {
-        self.throttle.hold().is_some() && self.listens_to_client()
-    }
-
-    /// The client's bytes that it was not let on to, while [`Bridge::is_holding`]; to be given again ahead of those behind them.
-    pub fn take_unread(&mut self) -> Vec<u8> {
-        // What a client that has ended still has to say is said from here.
-        if self.is_holding() && !self.client_ended { self.from_client.take() } else { Vec::new() }
+        match self.state {
+            State::AwaitConnect | State::Connected => self.throttle.hold().is_some() || self.has_requests(),
+            State::LoggingIn | State::Refusing(_) | State::Leaving | State::Over => true,
+        }
     }
 
     /// Bytes from the broker, in pieces of any size; `end` when it will send no more.
@@ -289,8 +303,8 @@ impl Bridge {
                 self.from_broker = buffer;
                 if let Err(error) = result {
                     self.fail(now, error);
-                } else if self.throttle.hold() == Some(Hold::Confirm) && self.may_send_more() {
-                    self.let_go_on(now);
+                } else {
+                    self.go_on(now);
                 }
             }
             State::AwaitConnect | State::Refusing(_) | State::Over => {}
@@ -335,12 +349,20 @@ impl Bridge {
             return;
         }
         match timer {
-            Timer::Login if self.state == State::LoggingIn => {
-                // Should the broker only be slow.
-                self.withdraw_will();
-                self.fail(now, Error::BrokerSilent);
+            // Should the broker only be slow.
+            Timer::Login if self.will.as_ref().is_some_and(Will::is_deposited) => {
+                self.events.push_back(Event::Failed(Error::BrokerSilent));
+                self.refuse_without_will(now, None);
             }
+            Timer::Login if self.state == State::LoggingIn => self.fail(now, Error::BrokerSilent),
             Timer::Login => self.fail(now, Error::TimedOut(TimedOut::Login)),
+            Timer::Takeover => {
+                if let Some(session) = &mut self.session {
+                    session.take_over_by_force();
+                }
+                self.timers.wait_for_another(now, false);
+                self.ask_steps();
+            }
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
             Timer::Hold => self.let_go_on(now),
             Timer::Heartbeat => match self.timers.beat(now) {
@@ -361,6 +383,9 @@ impl Bridge {
             }
             // What the client is owed has had its chance.
             Timer::Linger | Timer::Close => {
+                if self.listens_to_client() {
+                    self.events.push_back(Event::ClientGone);
+                }
                 self.over();
                 self.client.clear();
             }
@@ -377,7 +402,8 @@ impl Bridge {
     /// Bytes that are to go to the broker now.
     pub fn take_broker_output(&mut self) -> Vec<u8> {
         // The client's end goes to the broker with the next bytes, so there can be none behind them.
-        if self.client_ended && self.is_holding() {
+        let is_behind = self.is_parting || self.throttle.hold().is_some();
+        if self.client_ended && self.listens_to_client() && is_behind {
             return Vec::new();
         }
         self.broker.take_output()
@@ -421,19 +447,37 @@ impl Bridge {
             |timers: [Option<(Instant, Timer)>; 3]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
         let hold = match self.throttle.hold() {
             Some(Hold::Until(at)) => Some((at, Timer::Hold)),
-            Some(Hold::Confirm) | None => None,
+            Some(Hold::Confirm | Hold::Turn) | None => None,
         };
         match self.state {
-            State::AwaitConnect | State::LoggingIn => first([Some(self.timers.login()), hold, None]),
+            State::AwaitConnect | State::LoggingIn => {
+                first([Some(self.timers.login()), hold, self.timers.takeover()])
+            }
             State::Refusing(_) => Some(self.timers.login()),
             State::Connected => {
                 let replay = self.replayer.as_ref().and_then(Replayer::wakes_at);
                 // A client that is not listened to cannot make itself heard.
                 let is_deaf = self.broker.is_blocked() || self.is_holding();
-                first([self.timers.connected(is_deaf), replay.map(|at| (at, Timer::Replay)), hold])
+                let last = if self.is_parting { Some(self.timers.linger()) } else { hold };
+                first([self.timers.connected(is_deaf), replay.map(|at| (at, Timer::Replay)), last])
             }
             State::Leaving => Some(self.timers.linger()),
             State::Over => Some((Instant::ZERO, Timer::Close)),
+        }
+    }
+
+    /// The broker has said something: what has waited for that goes on.
+    fn go_on(&mut self, now: Instant) {
+        let may_go_on = match self.throttle.hold() {
+            Some(Hold::Confirm) => self.may_send_more(),
+            Some(Hold::Turn) => self.may_take_its_turn(),
+            Some(Hold::Until(_)) | None => false,
+        };
+        if may_go_on {
+            self.let_go_on(now);
+        } else if self.is_parting && self.listens_to_client() && !self.is_owed_answers() {
+            self.events.push_back(Event::ClientGone);
+            self.over();
         }
     }
 
@@ -441,8 +485,7 @@ impl Bridge {
     fn let_go_on(&mut self, now: Instant) {
         self.throttle.release();
         self.timers.client_heard(now);
-        // Of one that has ended, the rest is here; else the host has it.
-        if self.client_ended && self.listens_to_client() {
+        if self.listens_to_client() {
             self.read_client(now);
         }
     }
@@ -464,12 +507,19 @@ impl Bridge {
 
     /// Ends every input.
     fn settle(&mut self, now: Instant) {
+        if self.state == State::LoggingIn {
+            let waits = self.session.as_ref().is_some_and(Session::waits_for_another);
+            self.timers.wait_for_another(now, waits);
+        }
+        // Not before: a login that comes to nothing has no will, and one before of this client id is sent first.
         if self.state == State::LoggingIn
+            && self.session.as_ref().is_some_and(Session::is_established)
             && let Some(will) = &mut self.will
         {
-            // Not before, since DISCONNECT may have come right behind CONNECT.
             will.deposit(&mut self.broker, self.tenant.exchange.as_short());
         }
+        self.publish_again(now);
+        self.go_on_leaving();
         if self.listens_to_client()
             && let Err(error) = self.broker.check_budgets()
         {

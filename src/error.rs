@@ -33,8 +33,6 @@ pub enum Error {
         /// The method that it blames, or zeros.
         method: amqp::MethodId,
     },
-    /// The broker could not take a message and says so with basic.nack: the client is to send it again.
-    Nack,
     /// Another connection with the same client id took over. [MQTT-3.1.4-2]
     TakenOver,
     /// The operator wants the client on a newer build of the module.
@@ -140,7 +138,6 @@ impl Error {
             | Self::Limit(_)
             | Self::BrokerSilent
             | Self::Denied(_)
-            | Self::Nack
             | Self::TakenOver
             | Self::Replaced
             | Self::QueueDeleted => None,
@@ -206,7 +203,6 @@ impl fmt::Display for Error {
                 Some(name) => write!(f, "broker closed with {code}, blaming {name}"),
                 None => write!(f, "broker closed with {code}"),
             },
-            Self::Nack => f.write_str("broker could not take a message (basic.nack)"),
             Self::TakenOver => f.write_str("client: came again on another connection"),
             Self::Replaced => f.write_str("operator: a newer build serves"),
             Self::QueueDeleted => f.write_str("broker: a queue of the client's was deleted"),

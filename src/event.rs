@@ -25,6 +25,10 @@ pub enum Event {
     Undeliverable,
     /// The broker did not permit a PUBLISH, which was dropped.
     Unauthorized,
+    /// A message was published again, since the broker could not take it.
+    PublishedAgain,
+    /// The broker could not take a message however often; the client is not told that it is taken.
+    Unacknowledged,
     /// Policy did not permit a PUBLISH, which was dropped.
     PublishDenied {
         /// The rule.
@@ -77,7 +81,6 @@ impl Event {
                 Error::Login(_) | Error::BrokerClosed { .. } | Error::QueueDeleted => {
                     (M::ClosedBrokerClosed, None)
                 }
-                Error::Nack => (M::ClosedBrokerNack, None),
                 Error::BrokerMalformed(_) => (M::ClosedBrokerMalformed, None),
                 Error::BrokerMisbehaved(_) => (M::ClosedBrokerMisbehaved, None),
                 Error::BrokerGone | Error::BrokerSilent => (M::ClosedBrokerGone, None),
@@ -87,6 +90,8 @@ impl Event {
             },
             Self::Undeliverable => (M::Undeliverable, None),
             Self::Unauthorized => (M::Unauthorized, None),
+            Self::PublishedAgain => (M::PublishedAgain, None),
+            Self::Unacknowledged => (M::Unacknowledged, None),
             Self::PublishDenied { denial, .. } => (M::DeniedPublish, Some(rule(denial))),
             Self::SubscribeDenied { denial, .. } => (M::DeniedSubscribe, Some(rule(denial))),
             Self::Kept => (M::RetainedKept, None),
@@ -109,15 +114,18 @@ impl Event {
             | Self::Disconnected
             | Self::ClientGone
             | Self::Undeliverable
+            | Self::PublishedAgain
             | Self::Kept
             | Self::Cleared
             | Self::Replayed => Level::Debug,
             Self::PublishDenied { is_first: false, .. } | Self::SubscribeDenied { is_first: false, .. } => {
                 Level::Debug
             }
-            Self::Unauthorized | Self::Unkept | Self::PublishDenied { .. } | Self::SubscribeDenied { .. } => {
-                Level::Info
-            }
+            Self::Unauthorized
+            | Self::Unacknowledged
+            | Self::Unkept
+            | Self::PublishDenied { .. }
+            | Self::SubscribeDenied { .. } => Level::Info,
             Self::Refused(_, error) | Self::Failed(error) => match error {
                 Error::Replaced => Level::Debug,
                 Error::Malformed(_)
@@ -137,7 +145,6 @@ impl Event {
                 Error::BrokerClosed { code: ACCESS_REFUSED | PRECONDITION_FAILED, .. } => Level::Info,
                 Error::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
                 | Error::BrokerClosed { .. }
-                | Error::Nack
                 | Error::QueueDeleted
                 | Error::BrokerMalformed(_)
                 | Error::BrokerMisbehaved(_)
@@ -158,6 +165,10 @@ impl fmt::Display for Event {
             Self::Failed(error) => write!(f, "closed: {error}"),
             Self::Undeliverable => f.write_str("dropped a message that MQTT cannot carry"),
             Self::Unauthorized => f.write_str("dropped a PUBLISH that the broker does not permit"),
+            Self::PublishedAgain => f.write_str("published again what the broker could not take"),
+            Self::Unacknowledged => {
+                f.write_str("left a PUBLISH unacknowledged that the broker could not take")
+            }
             Self::PublishDenied { denial, .. } => write!(f, "dropped a PUBLISH: {}", denial.text()),
             Self::SubscribeDenied { denial, .. } => write!(f, "refused a filter: {}", denial.text()),
             Self::Kept => f.write_str("retained a message"),

@@ -77,7 +77,6 @@ metrics! {
     ClosedTimedOut: Counter "closed.timed_out",
     ClosedLimit: Counter "closed.limit",
     ClosedBrokerClosed: Counter "closed.broker_closed",
-    ClosedBrokerNack: Counter "closed.broker_nack",
     ClosedBrokerMalformed: Counter "closed.broker_malformed",
     ClosedBrokerMisbehaved: Counter "closed.broker_misbehaved",
     ClosedBrokerGone: Counter "closed.broker_gone",
@@ -117,6 +116,9 @@ metrics! {
     DeniedByMaxSubscriptions: Counter "denied.by.max_subscriptions",
     // A PUBLISH that the broker did not permit, dropped; a message from the broker that MQTT cannot carry.
     Unauthorized: Counter "unauthorized",
+    // Publishes that the broker could not take (basic.nack), and those of them that were not acknowledged in the end.
+    PublishedAgain: Counter "published_again",
+    Unacknowledged: Counter "unacknowledged",
     Undeliverable: Counter "undeliverable",
     // Messages from clients and to them, and bytes of their payload, by QoS.
     MessagesPublishedQos0: Counter "messages.published.qos0",

@@ -7,7 +7,7 @@ mod decode;
 pub mod encode;
 
 pub use decode::{
-    Connect, DecodeError, Decoder, Filters, Item, MAX_COLLECTED, Packet, Publish, Subscribe,
+    Connect, DecodeError, Decoder, Filters, Item, MAX_COLLECTED, Packet, PacketType, Publish, Subscribe,
     SubscribeEntries, Unsubscribe, Will,
 };
 

@@ -24,8 +24,8 @@ pub struct QueueNames {
     pub own: [ShortText; 2],
     /// By which one connection tells another that it has taken the client id over.
     pub lock: ShortText,
-    /// A number of 14 bits by which a connection knows its own lock from another's.
-    pub lock_mark: u16,
+    /// By which a connection knows its own claim from another's.
+    pub lock_mark: Box<str>,
     /// Where the will waits.
     pub will: ShortText,
     /// The same for a will that is to be retained.
@@ -58,7 +58,7 @@ impl QueueNames {
             kept: [name("qos0")?, name("qos1")?],
             own: [name(&format!("qos0.{own}"))?, name(&format!("qos1.{own}"))?],
             lock: name("lock")?,
-            lock_mark: (folded >> 50) as u16,
+            lock_mark: own.as_str().into(),
             will: name(&format!("will.{own}"))?,
             retained_will: name(&format!("kept.{own}"))?,
             answers: name(&format!("answers.{own}"))?,

@@ -101,10 +101,12 @@ pub fn prefix_u32(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-/// Bytes that have arrived and are not parsed yet: at most one unfinished packet or frame head.
+/// Bytes that have arrived and are not parsed yet: an unfinished packet or frame head, or what has to wait.
 #[derive(Default)]
 pub struct RecvBuffer {
     bytes: Vec<u8>,
+    /// How many of them are parsed.
+    parsed: usize,
 }
 
 impl RecvBuffer {
@@ -113,27 +115,29 @@ impl RecvBuffer {
         if self.bytes.is_empty() {
             self.bytes = bytes;
         } else {
+            self.bytes.drain(..self.parsed);
             self.bytes.extend_from_slice(&bytes);
         }
-    }
-
-    /// Gives up everything that is not parsed yet.
-    pub fn take(&mut self) -> Vec<u8> {
-        core::mem::take(&mut self.bytes)
+        self.parsed = 0;
     }
 
     /// Everything that is not parsed yet.
     pub fn unparsed(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(self.parsed..).unwrap_or_default()
     }
 
     /// Forgets all but the last `n` bytes, and gives back memory that they do not need.
+    ///
+    /// Bytes are moved only once half of those that are there are parsed, so however little is parsed at a time, each is moved
+    /// about once.
     pub fn keep_last(&mut self, n: usize) {
-        let parsed = self.bytes.len().saturating_sub(n);
+        self.parsed = self.bytes.len().saturating_sub(n);
         if n == 0 {
             self.bytes = Vec::new();
-        } else if parsed > 0 {
-            self.bytes = self.bytes.split_off(parsed);
+            self.parsed = 0;
+        } else if self.parsed > self.bytes.len() / 2 {
+            self.bytes = self.bytes.split_off(self.parsed);
+            self.parsed = 0;
         }
     }
 }
@@ -170,6 +174,11 @@ mod tests {
         b.keep_last(1);
         b.push(vec![4]);
         assert_eq!(b.unparsed(), &[3, 4]);
+        b.push(vec![5, 6, 7]);
+        b.keep_last(4);
+        assert_eq!(b.unparsed(), &[4, 5, 6, 7]);
+        b.push(vec![8]);
+        assert_eq!(b.unparsed(), &[4, 5, 6, 7, 8]);
         b.keep_last(0);
         assert!(b.unparsed().is_empty());
     }

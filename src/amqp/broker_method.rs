@@ -95,7 +95,12 @@ pub enum BrokerMethod<'a> {
         multiple: bool,
     },
     /// basic.nack: the broker could not take a message, RabbitMQ's.
-    BasicNack,
+    BasicNack {
+        /// The publish, counted as above.
+        delivery_tag: u64,
+        /// All up to it.
+        multiple: bool,
+    },
     /// confirm.select-ok.
     ConfirmSelectOk,
     /// basic.cancel-ok.
@@ -167,7 +172,7 @@ impl<'a> BrokerMethod<'a> {
             MethodId::BASIC_GET_OK => Self::BasicGetOk { delivery_tag: r.u64()? },
             MethodId::BASIC_GET_EMPTY => Self::BasicGetEmpty,
             MethodId::BASIC_ACK => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
-            MethodId::BASIC_NACK => Self::BasicNack,
+            MethodId::BASIC_NACK => Self::BasicNack { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },
             MethodId::CONFIRM_SELECT_OK => Self::ConfirmSelectOk,
             MethodId::BASIC_CANCEL_OK => Self::BasicCancelOk,
             MethodId::TX_SELECT_OK => Self::TxSelectOk,

@@ -67,6 +67,8 @@ pub struct Properties<'a> {
     pub retained: Option<&'a [u8]>,
     /// Header `CC`: a second routing key.
     pub cc: Option<&'a [u8]>,
+    /// Header [`CLAIM`].
+    pub claim: Option<&'a [u8]>,
     /// `priority`, among those of a queue that knows them.
     pub priority: Option<u8>,
     /// `expiration` 0: dead unless it is delivered at once.
@@ -89,11 +91,14 @@ pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
 /// all and also kept.
 pub const RETAINED: &str = "x-leveret-retained";
 
+/// The header by which a connection knows its own claim to a client id from another's.
+pub const CLAIM: &str = "x-leveret-claim";
+
 impl Properties<'_> {
     /// Appends a content-header frame for a body of `body_size` bytes.
     pub fn encode(self, out: &mut Vec<u8>, channel: u16, body_size: u64) {
-        let Self { persistent, mqtt_headers, retained, cc, priority, expires_at_once } = self;
-        let has_headers = mqtt_headers.is_some() || retained.is_some() || cc.is_some();
+        let Self { persistent, mqtt_headers, retained, cc, claim, priority, expires_at_once } = self;
+        let has_headers = mqtt_headers.is_some() || retained.is_some() || cc.is_some() || claim.is_some();
         let flags = 1_u16 << 12
             | u16::from(has_headers) << 13
             | u16::from(priority.is_some()) << 11
@@ -113,6 +118,9 @@ impl Properties<'_> {
                     }
                     if let Some(routing_key) = cc {
                         t.array("CC", routing_key);
+                    }
+                    if let Some(mark) = claim {
+                        t.string(CLAIM, mark);
                     }
                 });
             }

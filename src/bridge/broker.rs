@@ -38,11 +38,15 @@ pub(super) enum Notice<'a> {
     Returned(Role),
     /// The broker answered a probe, so the client's bytes can ride on that.
     Probed,
+    /// The broker has routed what was published before it was asked.
+    Routed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
     ChannelClosed { role: Role, why: Refused<'a>, steps: VecDeque<session::Step> },
     /// A publisher confirm.
     Confirmed { role: Role, number: u64, multiple: bool },
+    /// A publish, or all up to it, was not taken by some queue.
+    Nacked { role: Role, number: u64, multiple: bool },
     /// A message's method; a `Content` follows.
     Deliver {
         consumer_tag: &'a [u8],
@@ -160,12 +164,11 @@ impl BrokerSide {
     }
 
     fn channel(&mut self, role: Role) -> &mut Channel {
-        let [topology, consume, publish, confirm, will, keep, replay] = &mut self.channels;
+        let [topology, consume, publish, will, keep, replay] = &mut self.channels;
         match role {
             Role::Topology => topology,
             Role::Consume => consume,
             Role::Publish => publish,
-            Role::Confirm => confirm,
             Role::Will => will,
             Role::Keep => keep,
             Role::Replay => replay,
@@ -196,17 +199,38 @@ impl BrokerSide {
                 let method = ClientMethod::BasicQos { prefetch_count: self.prefetch };
                 self.send_request(role, method, Awaited::Prefetch);
             }
-            Role::Confirm | Role::Keep => {
-                self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms);
-            }
+            Role::Keep => self.confirm(role),
             Role::Replay => {
-                self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms);
+                self.confirm(role);
                 // Of each queue, one message at a time.
                 self.send_request(role, ClientMethod::BasicQos { prefetch_count: 1 }, Awaited::Prefetch);
             }
             Role::Topology | Role::Publish | Role::Will => {}
         }
         true
+    }
+
+    /// Has every publish on a channel confirmed from now on. Confirm numbers count from there.
+    pub(super) fn confirm(&mut self, role: Role) {
+        self.open(role);
+        if !core::mem::replace(&mut self.channel(role).confirms, true) {
+            self.send_request(role, ClientMethod::ConfirmSelect, Awaited::Confirms);
+        }
+    }
+
+    /// Whether every publish on a channel is confirmed.
+    pub(super) fn confirms(&mut self, role: Role) -> bool {
+        self.channel(role).confirms
+    }
+
+    /// Asks whether what was published has been routed; [`Notice::Routed`] is the answer. Not within a message.
+    pub(super) fn ask_whether_routed(&mut self) {
+        self.request(Role::Publish, ClientMethod::ChannelFlow, Awaited::Routed);
+    }
+
+    /// Whether there are bytes to be taken.
+    pub(super) const fn has_output(&self) -> bool {
+        !self.out.is_empty()
     }
 
     fn send_request(&mut self, role: Role, method: ClientMethod<'_>, awaited: Awaited) {
@@ -350,7 +374,7 @@ impl BrokerSide {
                     Role::Replay => {
                         (Content::Got, Notice::Got { consumer_tag: Some(consumer_tag), delivery_tag })
                     }
-                    Role::Topology | Role::Publish | Role::Confirm | Role::Keep => {
+                    Role::Topology | Role::Publish | Role::Keep => {
                         return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
                     }
                 };
@@ -361,10 +385,12 @@ impl BrokerSide {
                 self.announce(role, Content::Unwanted)?;
                 Ok(Some(Notice::Returned(role)))
             }
-            BrokerMethod::BasicAck { delivery_tag, multiple } if role.confirms() => {
+            BrokerMethod::BasicAck { delivery_tag, multiple } if self.confirms(role) => {
                 Ok(Some(Notice::Confirmed { role, number: delivery_tag, multiple }))
             }
-            BrokerMethod::BasicNack if role.confirms() => Err(Error::Nack),
+            BrokerMethod::BasicNack { delivery_tag, multiple } if self.confirms(role) => {
+                Ok(Some(Notice::Nacked { role, number: delivery_tag, multiple }))
+            }
             BrokerMethod::BasicCancel { consumer_tag } => Ok(Some(Notice::Cancelled { role, consumer_tag })),
             // To stop when asked is beyond us, and no broker we know of asks.
             BrokerMethod::ChannelFlow { active: false } => {
@@ -404,6 +430,7 @@ impl BrokerSide {
                 | Awaited::Confirms
                 | Awaited::Prefetch
                 | Awaited::Probe
+                | Awaited::Routed
                 | Awaited::Will(_)
                 | Awaited::Keep(_)
                 | Awaited::Replay(_) => None,
@@ -426,6 +453,7 @@ impl BrokerSide {
                 self.probe = Probe::None;
                 Some(Notice::Probed)
             }
+            Awaited::Routed => Some(Notice::Routed),
             Awaited::Step(step) => Some(Notice::Done(step, consumers)),
             Awaited::Will(step) => Some(Notice::WillDone(step, messages)),
             Awaited::Keep(step) => Some(Notice::KeepDone(step)),

@@ -7,7 +7,8 @@ use super::{lock, session, will};
 use crate::amqp::BrokerMethod;
 
 /// What each channel is for. A refused method closes its channel, so what can be refused is kept apart from consumers and
-/// confirms, and QoS 0 publishes from the channel on which every publish is confirmed. Each is opened when it is first used.
+/// confirms. All that a client publishes goes over one, since channels have no order among each other. Each is opened when it is
+/// first used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Role {
@@ -15,29 +16,22 @@ pub(super) enum Role {
     Topology = 1,
     /// Consumers and acknowledgements.
     Consume = 2,
-    /// Publishes without confirms.
+    /// Publishes; with confirms from the first one on that somebody waits for.
     Publish = 3,
-    /// Publishes with confirms.
-    Confirm = 4,
     /// The will: a transaction renews it.
-    Will = 5,
+    Will = 4,
     /// Keeps and clears retained messages.
-    Keep = 6,
+    Keep = 5,
     /// Asks for retained messages and gives them to the client.
-    Replay = 7,
+    Replay = 6,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Topology, Self::Consume, Self::Publish, Self::Confirm, Self::Will, Self::Keep, Self::Replay];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Topology, Self::Consume, Self::Publish, Self::Will, Self::Keep, Self::Replay];
 
     pub(super) const fn channel(self) -> u16 {
         self as u16
-    }
-
-    /// Whether every publish on it is confirmed.
-    pub(super) const fn confirms(self) -> bool {
-        matches!(self, Self::Confirm | Self::Keep | Self::Replay)
     }
 
     pub(super) fn of(channel: u16) -> Option<Self> {
@@ -56,6 +50,8 @@ pub(super) enum Awaited {
     Prefetch,
     /// channel.flow, asked only to be answered.
     Probe,
+    /// The same, to know that what was published before has been routed.
+    Routed,
     /// A step of the session or a subscription.
     Step(session::Step),
     /// A step of the will.
@@ -73,12 +69,10 @@ impl Awaited {
             Self::Open => matches!(method, B::ChannelOpenOk),
             Self::Confirms => matches!(method, B::ConfirmSelectOk),
             Self::Prefetch => matches!(method, B::BasicQosOk),
-            Self::Probe => matches!(method, B::ChannelFlowOk),
+            Self::Probe | Self::Routed => matches!(method, B::ChannelFlowOk),
             Self::Step(step) => match step {
                 session::Step::Lock(lock::Step::Delete) => matches!(method, B::QueueDeleteOk),
-                session::Step::Lock(lock::Step::Declare | lock::Step::Verify) => {
-                    matches!(method, B::QueueDeclareOk { .. })
-                }
+                session::Step::Lock(lock::Step::Declare) => matches!(method, B::QueueDeclareOk { .. }),
                 session::Step::Lock(lock::Step::Consume) => matches!(method, B::BasicConsumeOk),
                 session::Step::Delete(_) => matches!(method, B::QueueDeleteOk),
                 session::Step::Check(_) | session::Step::Declare(_) => {
@@ -156,6 +150,8 @@ pub(super) enum Content {
 pub(super) struct Channel {
     /// channel.open is sent; what is sent behind it waits at the broker.
     pub(super) is_open: bool,
+    /// confirm.select is sent: every publish behind it is confirmed.
+    pub(super) confirms: bool,
     /// Questions that are not answered, oldest first.
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) incoming: Incoming,

@@ -1,13 +1,28 @@
 //! How a connection ends, and what each side is told of it: refused before it has begun, taken leave of, or over.
 
 use super::channel::Role;
+use super::order::Unconfirmed;
+use super::retained::keep::Keeper;
+use super::will::Will;
 use super::{Bridge, State};
 use crate::config::ConnectMode;
-use crate::error::{Error, LoginRefusal, TimedOut};
+use crate::error::{Error, LoginRefusal};
 use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::ConnectReturnCode;
 use crate::time::{Duration, Instant};
+
+/// How far a connection that is left has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// What the client has said is being routed.
+    #[default]
+    Routing,
+    /// Its will is being sent, or taken back.
+    Will,
+    /// connection.close is sent.
+    Closing,
+}
 
 impl Bridge {
     /// Ends the connection because of `error`, telling the client what the protocol has words for.
@@ -24,9 +39,10 @@ impl Bridge {
             }
             (State::LoggingIn, Some(code)) if error.is_refusal_of_login() => {
                 self.events.push_back(Event::Refused(code, error));
-                // It may be at the broker already, if that is still listening, but nobody has been told that there was a client.
-                if !error.is_end_of_broker() && !self.broker.is_closed() {
-                    self.withdraw_will();
+                // Nobody has been told that there was a client: its will is not to be sent, which the broker has to know first.
+                let is_deposited = self.will.as_ref().is_some_and(Will::is_deposited);
+                if is_deposited && !error.is_end_of_broker() && !self.broker.is_closed() {
+                    return self.refuse_without_will(now, Some(code));
                 }
                 self.give_refusal(code);
                 if error == Error::BrokerGone {
@@ -43,13 +59,17 @@ impl Bridge {
                     self.broker.abandon();
                 }
                 self.leave(now);
-                // Silence has lasted long enough.
-                if error == Error::TimedOut(TimedOut::KeepAlive) {
-                    self.over();
-                }
             }
             (State::Refusing(_) | State::Leaving | State::Over, _) => self.over(),
         }
+    }
+
+    /// The login comes to nothing although the broker has the will: it is taken back before the client hears of it.
+    pub(super) fn refuse_without_will(&mut self, now: Instant, code: Option<ConnectReturnCode>) {
+        self.withdraw_will();
+        self.refusal = code;
+        self.timers.linger_from(now);
+        (self.state, self.farewell) = (State::Leaving, Farewell::Will);
     }
 
     /// Nothing has been said upstream yet. Say hello to whoever is there, preferably to an echo that costs the broker nothing,
@@ -69,7 +89,30 @@ impl Bridge {
         self.over();
     }
 
-    /// Parts from the broker in good order, so that it handles all that was sent before.
+    /// The client says no more, and has not said DISCONNECT.
+    ///
+    /// Its end goes to the broker with our next bytes, and makes the broker drop what it has not looked at. So nothing is said while
+    /// the client waits for answers to what was said before, nor at all when there is nothing that the broker has to know.
+    pub(super) fn client_has_ended(&mut self, now: Instant) {
+        let has_all = self.state == State::Connected
+            && !self.broker.has_output()
+            && !self.has_requests()
+            && self.unconfirmed == Unconfirmed::Routed
+            && self.keeper.as_ref().is_none_or(Keeper::is_settled);
+        if has_all && (self.is_owed_answers() || !self.client.is_empty()) {
+            self.is_parting = true;
+            return self.timers.linger_from(now);
+        }
+        self.events.push_back(Event::ClientGone);
+        if has_all { self.over() } else { self.leave(now) }
+    }
+
+    /// Whether the broker is to say something that the client waits for.
+    pub(super) fn is_owed_answers(&self) -> bool {
+        self.publications.unconfirmed() > 0 || self.pings.probed > 0
+    }
+
+    /// Parts from the broker in good order: what the client has said, and its will, are done before anybody can know that it has gone.
     pub(super) fn leave(&mut self, now: Instant) {
         if self.state == State::AwaitConnect || self.broker.is_closed() {
             return self.over();
@@ -78,21 +121,62 @@ impl Bridge {
             // Nobody has been told that there was a client.
             self.withdraw_will();
         }
-        let has_last_words = self.keep_last_words();
+        self.timers.linger_from(now);
+        self.state = State::Leaving;
+        self.farewell = Farewell::Routing;
+        if self.broker.is_publishing(Role::Publish) {
+            // Within a message that comes to no end nothing can be asked, and it is not confirmed.
+            self.forget_publishes();
+        }
         if self.client_ended {
-            if self.published_at.is_some_and(|at| now < at + SETTLED) {
-                self.broker.barrier(Role::Publish);
-            }
-            if has_last_words {
-                self.broker.barrier(Role::Confirm);
+            self.leave_at_once(now);
+        } else {
+            self.go_on_leaving();
+        }
+    }
+
+    /// The end of the client's bytes goes to the broker with what is said now, so all is said now, and in a way that the broker looks
+    /// at it before it notices the end.
+    fn leave_at_once(&mut self, now: Instant) {
+        let has_last_words = self.keep_last_words();
+        let may_be_unread = self.published_at.is_some_and(|at| now < at + SETTLED);
+        if may_be_unread || has_last_words {
+            self.broker.barrier(Role::Publish);
+        }
+        self.close();
+    }
+
+    /// Takes the next steps of leaving that may be taken.
+    pub(super) fn go_on_leaving(&mut self) {
+        if self.state != State::Leaving || self.client_ended {
+            return;
+        }
+        if self.farewell == Farewell::Routing && self.is_routed_as_far_as_possible() {
+            self.farewell = Farewell::Will;
+            if let Some(will) = &mut self.will {
+                will.send(&mut self.broker);
             }
         }
+        if self.farewell == Farewell::Will && self.will.as_ref().is_none_or(Will::is_over) {
+            self.farewell = Farewell::Closing;
+            match self.refusal.take() {
+                Some(code) => self.give_refusal(code),
+                None => self.close(),
+            }
+        }
+    }
+
+    /// Whether all has been routed and kept, or nobody can tell any more.
+    fn is_routed_as_far_as_possible(&mut self) -> bool {
+        self.ask_whether_routed();
+        self.is_all_routed()
+    }
+
+    fn close(&mut self) {
         if let Some(session) = &self.session {
             session.release(&mut self.broker);
         }
         self.broker.close();
-        self.timers.linger_from(now);
-        self.state = State::Leaving;
     }
 
     pub(super) fn over(&mut self) {
@@ -100,7 +184,7 @@ impl Bridge {
         self.state = State::Over;
         if core::mem::take(&mut self.counted.is_connected) {
             self.measures.add(Metric::Connections, -1);
-            if self.will.is_some() {
+            if self.will.as_ref().is_some_and(|will| !will.is_withdrawn()) {
                 self.measures.add(Metric::WillsLeft, 1);
             }
         }

@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use super::broker::Notice;
 use super::channel::Role;
 use super::inflight::Confirmed;
+use super::lock;
 use super::queues::Level;
+use super::retained::keep::Keeper;
 use super::session::{Refused, Session, Step};
 use super::subscribe::Answer;
 use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
-use crate::amqp::{ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
+use crate::amqp::{CLAIM, ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
 use crate::metrics::Metric;
@@ -27,6 +29,8 @@ pub(super) enum Arriving {
     /// Nobody's: the rest is passed over.
     #[default]
     Unwanted,
+    /// It is a claim to the client id.
+    Claim { delivery_tag: u64 },
     /// Its header is awaited.
     Announced {
         level: Level,
@@ -50,6 +54,7 @@ impl Bridge {
                         encode::pingresp(self.client.packet());
                     }
                 }
+                Notice::Routed => self.routed(),
                 Notice::Done(step, consumers) => {
                     if let Some(session) = &mut self.session {
                         session.done(step, consumers)?;
@@ -135,6 +140,27 @@ impl Bridge {
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                     self.keep_on(None);
                 }
+                // The client is not there for it any more.
+                Notice::Nacked { role: Role::Publish, number, multiple } => {
+                    self.nacked(number, multiple)
+                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                }
+                Notice::Nacked { role: Role::Keep, .. } => {
+                    let outcome = self.keeper.as_mut().and_then(Keeper::nacked);
+                    self.keep_on(outcome);
+                }
+                // What an answer is worth shows when it is looked for.
+                Notice::Nacked { number, multiple, .. } => {
+                    if let Some(replayer) = &mut self.replayer {
+                        replayer.confirmed(number, multiple, &mut self.broker);
+                    }
+                }
+                Notice::Deliver { .. } if self.state == State::Leaving => self.arriving = Arriving::Unwanted,
+                Notice::Deliver { consumer_tag, delivery_tag, .. }
+                    if consumer_tag == lock::CONSUMER_TAG.as_bytes() =>
+                {
+                    self.arriving = Arriving::Claim { delivery_tag };
+                }
                 Notice::Deliver { consumer_tag, delivery_tag, redelivered, is_direct, routing_key } => {
                     let session = self.session.as_ref();
                     let (session, queue) = session
@@ -203,11 +229,17 @@ impl Bridge {
         let mut steps = steps.into_iter();
         match (role, steps.next()) {
             (Role::Topology, None) => {}
+            // The claim to the client id, which nobody answers: what was asked behind it was not looked at.
+            (Role::Consume, first) if why.method == MethodId::BASIC_PUBLISH => {
+                session.ask_again(first.into_iter().chain(steps));
+                session.lock_refused(why)?;
+            }
             (Role::Topology | Role::Consume, Some(blamed)) => session.refused(blamed, why, steps)?,
-            (Role::Publish | Role::Confirm, _) if self.may_drop(why) => {
+            (Role::Publish, _) if self.may_drop(why) => {
                 self.events.push_back(Event::Unauthorized);
-                // On the other channel nothing is acknowledged.
-                if role == Role::Confirm {
+                self.routed();
+                // If there are none, it was one that nobody confirms.
+                if self.publications.unconfirmed() > 0 {
                     let topic = refused_topic(why.text).map(super::topic_hash);
                     let dropped = self.publications.drop_refused(topic).ok_or(fatal)?;
                     if let Some(receipt) = dropped.receipt {
@@ -220,9 +252,15 @@ impl Bridge {
                 }
             }
             // It was taken back, and the place for it is somebody else's.
-            (Role::Will, _) if self.will.is_none() => {}
+            (Role::Will, _) if self.state == State::Leaving => {
+                if let Some(will) = &mut self.will {
+                    will.lost();
+                }
+            }
+            // Nobody can tell any more what has been routed.
+            (Role::Publish, _) if self.state == State::Leaving => self.forget_publishes(),
             // A publish was refused, or the consumers are gone, or the will.
-            (Role::Publish | Role::Confirm | Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => {
+            (Role::Publish | Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => {
                 return Err(fatal);
             }
         }
@@ -233,6 +271,12 @@ impl Bridge {
 
     /// Starts the PUBLISH of an announced message, or decides that there is none.
     fn deliver(&mut self, header: &ContentHeader<'_>) -> Result<(), Error> {
+        if let (Arriving::Claim { delivery_tag }, Some(session)) = (self.arriving, &mut self.session) {
+            self.arriving = Arriving::Unwanted;
+            session.claimed(header.text(CLAIM.as_bytes()))?;
+            self.broker.acknowledge(Role::Consume, delivery_tag);
+            return Ok(());
+        }
         let Arriving::Announced { level, delivery_tag, redelivered, is_direct, mut is_topic, mut is_wanted } =
             self.arriving
         else {

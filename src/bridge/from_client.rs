@@ -2,18 +2,20 @@
 
 use std::rc::Rc;
 
+use super::again::Draft;
 use super::channel::{Awaited, Role};
 use super::inflight::Arrival;
+use super::order::Unconfirmed;
 use super::queues::Level;
 use super::retained::Names;
 use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
 use super::session::Session;
-use super::subscribe::{Filter, Subscriptions};
+use super::subscribe::Filter;
 use super::throttle::Throttle;
 use super::will::Will;
 use super::{Bridge, State, Who};
-use crate::amqp::{Address, ClientMethod, MqttHeaders, Properties, ShortStr};
+use crate::amqp::{Address, ClientMethod, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
@@ -32,7 +34,7 @@ const MAX_PINGS: u32 = 65_536;
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
-            if self.must_wait(now)? {
+            if self.must_wait(now, input)? {
                 return Ok(());
             }
             let before = input.len();
@@ -40,6 +42,7 @@ impl Bridge {
                 Some(Item::Packet(packet)) => self.packet(now, packet)?,
                 Some(Item::Payload { bytes, last }) => {
                     self.broker.publish_body(bytes, last);
+                    self.draft_payload(bytes, last);
                     self.copy_payload(bytes, last);
                 }
                 None => return Ok(()),
@@ -52,13 +55,20 @@ impl Bridge {
     }
 
     /// Whether the client is to be read from later.
-    fn must_wait(&mut self, now: Instant) -> Result<bool, Error> {
+    fn must_wait(&mut self, now: Instant, input: &[u8]) -> Result<bool, Error> {
         // What a client that has ended still says goes to the broker with its end, so it does not wait for confirms.
         let inflight = if self.client_ended { 0 } else { self.publications.unconfirmed() };
         if self.client_ended {
             self.throttle.end_within(now, self.patience());
         }
-        self.throttle.holds(now, Some(inflight).filter(|_| !self.decoder.is_in_payload()))
+        if self.throttle.holds(now, Some(inflight).filter(|_| !self.decoder.is_in_payload()))? {
+            return Ok(true);
+        }
+        let waits = self.must_wait_its_turn(input);
+        if waits {
+            self.throttle.wait_for_turn();
+        }
+        Ok(waits)
     }
 
     /// For how long the broker may hear nothing of a client that has ended, see [`Bridge::take_broker_output`]: neither does the login
@@ -91,8 +101,8 @@ impl Bridge {
                     encode::pubcomp(self.client.packet(), id);
                 }
             }
-            Packet::Subscribe(subscribe) => self.subscribe(subscribe)?,
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe)?,
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
             Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
@@ -166,13 +176,11 @@ impl Bridge {
 
     /// The client needs its will no more.
     pub(super) fn withdraw_will(&mut self) {
-        if let Some(will) = self.will.take() {
-            // A login that comes to nothing ends without a goodbye.
-            let ends_at_once = self.client_ended || self.state == State::LoggingIn;
+        if let Some(will) = &mut self.will {
             if self.counted.is_connected {
                 self.measures.add(Metric::WillsWithdrawn, 1);
             }
-            will.withdraw(&mut self.broker, ends_at_once);
+            will.withdraw(&mut self.broker, self.client_ended);
         }
     }
 
@@ -198,18 +206,18 @@ impl Bridge {
             OnUnauthorized::Disconnect => 0,
             OnUnauthorized::Drop => super::topic_hash(&self.key),
         };
-        let role = match publish.packet_id {
-            // It is kept once the broker has taken it, so once its topic is permitted.
-            None if is_retained => {
+        match publish.packet_id {
+            // It is kept once the broker has taken it, so once its topic is permitted. And where messages are confirmed, all are.
+            None if is_retained || self.broker.confirms(Role::Publish) => {
+                self.broker.confirm(Role::Publish);
                 self.publications.arrive_unacknowledged(topic, now);
-                Role::Confirm
             }
             None => {
                 self.published_at = Some(now);
-                Role::Publish
+                self.unconfirmed = Unconfirmed::Sent;
             }
             Some(id) => match self.publications.arrive(id, publish.qos, topic, now) {
-                Arrival::New => Role::Confirm,
+                Arrival::New => self.broker.confirm(Role::Publish),
                 // Published once per packet id: the payload that follows has nowhere to go.
                 Arrival::Pending => return Ok(()),
                 Arrival::Stored => {
@@ -217,7 +225,7 @@ impl Bridge {
                     return Ok(());
                 }
             },
-        };
+        }
         let (messages, bytes) = match publish.qos {
             QoS::AtMostOnce => (Metric::MessagesPublishedQos0, Metric::BytesPublishedQos0),
             QoS::AtLeastOnce => (Metric::MessagesPublishedQos1, Metric::BytesPublishedQos1),
@@ -225,15 +233,13 @@ impl Bridge {
         };
         self.measures.add(messages, 1);
         self.measures.add(bytes, publish.payload_len.into());
-        let mqtt_headers = MqttHeaders { publish_qos: publish.qos as i8, dup: publish.dup };
-        let properties = Properties {
-            persistent: publish.qos > QoS::AtMostOnce,
-            mqtt_headers: self.broker.wants_mqtt_headers().then_some(mqtt_headers),
-            retained: is_retained.then_some(b""),
-            ..Properties::default()
-        };
+        let properties =
+            Draft::properties(publish.qos, publish.dup, is_retained, self.broker.wants_mqtt_headers());
         let to = Address { exchange: self.tenant.exchange.as_short(), routing_key, mandatory: false };
-        self.broker.publish(role, to, properties, publish.payload_len);
+        self.broker.publish(Role::Publish, to, properties, publish.payload_len);
+        if publish.packet_id.is_some() {
+            self.draft(&publish, is_retained);
+        }
         if is_retained { self.copy(&publish) } else { Ok(()) }
     }
 
@@ -258,9 +264,7 @@ impl Bridge {
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), Error> {
-        // Before they are looked at, which costs more than to send them.
-        self.subscriptions_for(subscribe.entries.clone().count())?;
+    fn subscribe(&mut self, subscribe: Subscribe<'_>) {
         let max_qos = self.tenant.quota.max_qos;
         let mut budget = Budget::default();
         let filters: Vec<_> = subscribe
@@ -270,14 +274,14 @@ impl Bridge {
                 (self.permitted(filter, level, &mut budget), level)
             })
             .collect();
-        self.subscriptions_for(filters.len())?.subscribe(subscribe.packet_id, filters.into_iter());
+        if let Some(session) = &mut self.session {
+            session.subscriptions.subscribe(subscribe.packet_id, filters.into_iter());
+        }
         self.ask_steps();
         self.answer_subscriptions();
-        Ok(())
     }
 
-    fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) -> Result<(), Error> {
-        self.subscriptions_for(unsubscribe.filters.clone().count())?;
+    fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) {
         let filters: Vec<_> = unsubscribe
             .filters
             .map(|filter| {
@@ -287,23 +291,11 @@ impl Bridge {
                 self.filter(filter)
             })
             .collect();
-        self.subscriptions_for(filters.len())?.unsubscribe(unsubscribe.packet_id, filters.into_iter());
+        if let Some(session) = &mut self.session {
+            session.subscriptions.unsubscribe(unsubscribe.packet_id, filters.into_iter());
+        }
         self.ask_steps();
         self.answer_subscriptions();
-        Ok(())
-    }
-
-    /// The subscriptions, when they have room for so many filters more.
-    fn subscriptions_for(&mut self, filters: usize) -> Result<&mut Subscriptions, Error> {
-        match &mut self.session {
-            Some(session)
-                if session.subscriptions.has_room_for(filters)
-                    && self.replayer.as_ref().is_none_or(Replayer::has_room) =>
-            {
-                Ok(&mut session.subscriptions)
-            }
-            Some(_) | None => Err(Error::Limit(Limit::Requests)),
-        }
     }
 
     /// `None` for a filter that may not be subscribed to.
@@ -357,6 +349,7 @@ impl Bridge {
         while let Some(step) = session.next_step() {
             let (role, method) = session.method(step, self.tenant.exchange.as_short());
             self.broker.request(role, method, Awaited::Step(step));
+            session.asked(step, &mut self.broker);
         }
     }
 }

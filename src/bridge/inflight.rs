@@ -1,7 +1,9 @@
 //! Messages on their way: from the client until the broker confirms them, and to the client until it acknowledges them.
 
+use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, VecDeque};
 
+use super::again::Draft;
 use super::retained::Retained;
 use crate::mqtt::{PacketId, QoS};
 use crate::time::Instant;
@@ -17,6 +19,8 @@ pub(super) struct Publications {
     unconfirmed: VecDeque<Option<Unconfirmed>>,
     /// Confirm number of the front of `unconfirmed`, less one.
     confirmed: u64,
+    /// Bytes of their copies.
+    drafted: usize,
 }
 
 struct Unconfirmed {
@@ -27,6 +31,14 @@ struct Unconfirmed {
     sent: Instant,
     /// What is to be kept of it, before the client hears that it is taken.
     retained: Option<Retained>,
+    /// By which it can be published again.
+    draft: Option<Draft>,
+}
+
+impl Unconfirmed {
+    fn drafted(&self) -> usize {
+        self.draft.as_ref().map_or(0, Draft::len)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +88,7 @@ impl Publications {
             // A client that gives up a QoS 2 exchange for a new message: let it.
             Some(Stage::Received) | None => {
                 self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
-                self.unconfirmed.push_back(Some(Unconfirmed {
-                    id: Some(id),
-                    topic,
-                    sent: now,
-                    retained: None,
-                }));
+                self.arrive_again(id, topic, now);
                 Arrival::New
             }
         }
@@ -89,7 +96,29 @@ impl Publications {
 
     /// A PUBLISH at QoS 0 that is confirmed to us alone takes the next confirm number.
     pub(super) fn arrive_unacknowledged(&mut self, topic: u64, now: Instant) {
-        self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, sent: now, retained: None }));
+        self.push(None, topic, now);
+    }
+
+    /// A message that has not been confirmed takes another confirm number.
+    pub(super) fn arrive_again(&mut self, id: PacketId, topic: u64, now: Instant) {
+        self.push(Some(id), topic, now);
+    }
+
+    fn push(&mut self, id: Option<PacketId>, topic: u64, sent: Instant) {
+        self.unconfirmed.push_back(Some(Unconfirmed { id, topic, sent, retained: None, draft: None }));
+    }
+
+    /// A copy of the message that came last is held.
+    pub(super) fn hold(&mut self, draft: Draft) {
+        if let Some(Some(last)) = self.unconfirmed.back_mut() {
+            self.drafted += draft.len();
+            last.draft = Some(draft);
+        }
+    }
+
+    /// Bytes of the copies that are held.
+    pub(super) const fn drafted(&self) -> usize {
+        self.drafted
     }
 
     /// How many wait for the broker's confirm, those that were overtaken included.
@@ -102,6 +131,12 @@ impl Publications {
         if let Some(Some(last)) = self.unconfirmed.back_mut() {
             last.retained = Some(message);
         }
+    }
+
+    /// Nobody will confirm what is not confirmed.
+    pub(super) fn forget_unconfirmed(&mut self) {
+        self.unconfirmed = VecDeque::new();
+        self.drafted = 0;
     }
 
     /// What is to be kept of messages that are not confirmed.
@@ -135,24 +170,53 @@ impl Publications {
         multiple: bool,
         mut confirmed: impl FnMut(Confirmed, Instant),
     ) -> Option<()> {
-        let index = usize::try_from(number.checked_sub(self.confirmed)?.checked_sub(1)?).ok()?;
-        if index >= self.unconfirmed.len() {
-            return None;
-        }
-        let first = if multiple { 0 } else { index };
-        for slot in self.unconfirmed.range_mut(first..=index) {
-            match slot.take() {
+        for slot in self.unconfirmed.range_mut(self.numbered(number, multiple)?) {
+            let publish = slot.take();
+            self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
+            match publish {
                 Some(Unconfirmed { id, sent, retained: Some(message), .. }) => {
                     confirmed(Confirmed::Keep(message, id), sent);
                 }
-                Some(Unconfirmed { id: Some(id), sent, retained: None, .. }) => {
+                Some(Unconfirmed { id: Some(id), sent, .. }) => {
                     if let Some(receipt) = confirm_one(&mut self.by_id, id) {
                         confirmed(Confirmed::Owed(receipt), sent);
                     }
                 }
-                Some(Unconfirmed { id: None, retained: None, .. }) | None => {}
+                Some(Unconfirmed { id: None, .. }) | None => {}
             }
         }
+        self.forget_confirmed();
+        Some(())
+    }
+
+    /// The broker could not take publish `number`, or all up to it. Of each with an identifier `again` is told, with its copy, and says
+    /// whether it will be published again; otherwise its identifier is free. `None` when there never was such a one.
+    pub(super) fn nack(
+        &mut self,
+        number: u64,
+        multiple: bool,
+        mut again: impl FnMut(PacketId, Option<Draft>) -> bool,
+    ) -> Option<()> {
+        for slot in self.unconfirmed.range_mut(self.numbered(number, multiple)?) {
+            let publish = slot.take();
+            self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
+            if let Some(Unconfirmed { id: Some(id), draft, .. }) = publish
+                && !again(id, draft)
+            {
+                self.by_id.remove(&id);
+            }
+        }
+        self.forget_confirmed();
+        Some(())
+    }
+
+    /// Where a confirm number stands, or all up to it.
+    fn numbered(&self, number: u64, multiple: bool) -> Option<RangeInclusive<usize>> {
+        let index = usize::try_from(number.checked_sub(self.confirmed)?.checked_sub(1)?).ok()?;
+        (index < self.unconfirmed.len()).then_some(if multiple { 0 } else { index }..=index)
+    }
+
+    fn forget_confirmed(&mut self) {
         while self.unconfirmed.front().is_some_and(Option::is_none) {
             self.unconfirmed.pop_front();
             self.confirmed += 1;
@@ -161,13 +225,13 @@ impl Publications {
         if self.unconfirmed.is_empty() && self.unconfirmed.capacity() > 64 {
             self.unconfirmed = VecDeque::new();
         }
-        Some(())
     }
 
     /// The broker refused a publish and closed the channel, and the next one counts from 1 again. Counts the first of the topic that
     /// it names as taken; or the only one, if it names none.
     pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Option<Dropped> {
         self.confirmed = 0;
+        self.drafted = 0;
         let unconfirmed: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
         let is_only = unconfirmed.len() == 1;
         let mut refused = unconfirmed.into_iter().filter(|publish| is_only || Some(publish.topic) == topic);

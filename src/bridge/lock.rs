@@ -1,29 +1,41 @@
-//! The lock: a queue that holds nothing, by which a connection tells the one before that it has taken the client id over.
+//! The lock: a queue by which the connections of one client id follow one another.
 //!
-//! Whoever connects deletes it, declares it anew and consumes it, and the broker cancels the consumer that was there. The queue
-//! is not exclusive, so it can be taken from a connection whose host is dead; and not auto-delete, since RabbitMQ deletes such a
-//! queue by name a moment after its consumer is gone, and a newcomer's would go with it. It expires instead.
+//! Each connection consumes it and then publishes a claim into it, a message that names the connection. Of its consumers one is
+//! active, and gets all messages: so a newcomer's claim goes to the connection that has the lock. That one does what its client has
+//! said to the end, and its will, and goes; only then the broker makes the newcomer the active consumer, and gives it the claim back,
+//! by which it knows that it has the lock.
 //!
-//! Two that connect at once can meet between any two of these steps. Then the one that deleted last is to stay:
+//! ```text
+//!  newcomer ── declare, consume, claim ──> lock ── claim ──> holder: routes, sends its will, closes
+//!           <────────── claim ──────────────────────────────── (the broker puts back what it had not acknowledged)
+//! ```
 //!
-//! - Who finds the other's queue (406) or consumer (403), or no queue (404), begins again.
-//! - A queue can be deleted under a consumer so early that RabbitMQ does not tell it: it watches a queue only from just after
-//!   basic.consume on. So the queue is declared once more behind that. It is still the one that is consumed if it has a
-//!   consumer and our mark, which is its expiry: to declare a queue again with another one is refused.
+//! A claim ahead of one's own is that of a connection that came before, and went or waits in vain; one behind it is a newcomer's.
+//!
+//! A holder whose host is dead does not go, until the broker misses its heartbeats. Nobody waits for that long: after [`PATIENCE`] the
+//! newcomer deletes the queue, which cancels the consumers that there are, and begins again. So does one whose user may not publish
+//! into queues; it then has the lock as soon as it consumes.
+//!
+//! The queue is not exclusive, so that it can be taken from a connection whose host is dead; and not auto-delete, since RabbitMQ deletes
+//! such a queue by name a moment after its consumer is gone, and a newcomer's would go with it. It expires instead.
 
 use super::broker::BrokerSide;
 use super::channel::Role;
 use super::session::Refused;
 use crate::amqp::ShortText;
-use crate::amqp::reply_code::ACCESS_REFUSED;
-use crate::amqp::{ClientMethod, QueueArguments, QueueFlags, ShortStr};
+use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
+use crate::amqp::{Address, ClientMethod, MethodId, Properties, QueueArguments, QueueFlags, ShortStr};
 use crate::error::Error;
+use crate::time::Duration;
 
 /// How often it is tried.
 const ATTEMPTS: u8 = 5;
 
-/// How long it outlives a connection that could not delete it, in ms: this, and up to 16 s for its mark.
+/// How long it outlives a connection that could not delete it, in ms.
 const EXPIRES_MS: i64 = 10_000;
+
+/// How long a newcomer waits for the connection that has the lock.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) const CONSUMER_TAG: ShortStr<'static> = ShortStr::literal("lock");
 
@@ -33,17 +45,15 @@ pub(super) enum Step {
     Delete,
     Declare,
     Consume,
-    Verify,
-}
-
-impl Step {
-    pub(super) const ALL: [Self; 4] = [Self::Delete, Self::Declare, Self::Consume, Self::Verify];
 }
 
 pub(super) struct Lock {
     name: ShortText,
-    mark: u16,
+    /// What this connection's claim says.
+    mark: Box<str>,
     state: State,
+    /// The user may publish into queues.
+    may_claim: bool,
     attempts_left: u8,
 }
 
@@ -52,7 +62,8 @@ enum State {
     /// Nobody else has this client id, or the user may have no queues.
     Unneeded,
     Wanted,
-    Consumed,
+    /// It is consumed: the claim is awaited.
+    Claimed,
     Held,
     /// Somebody else's now.
     Lost,
@@ -62,76 +73,109 @@ enum State {
 pub(super) enum Outcome {
     /// It goes on without.
     Forgone,
-    /// It begins again.
-    Again,
+    /// It begins again, by these steps.
+    Again(&'static [Step]),
 }
 
 impl Lock {
-    pub(super) const fn new(name: ShortText, mark: u16, is_needed: bool) -> Self {
+    pub(super) const fn new(name: ShortText, mark: Box<str>, is_needed: bool) -> Self {
         let state = if is_needed { State::Wanted } else { State::Unneeded };
-        Self { name, mark, state, attempts_left: ATTEMPTS }
+        Self { name, mark, state, may_claim: true, attempts_left: ATTEMPTS }
     }
+
+    /// How it is taken.
+    pub(super) const STEPS: &'static [Step] = &[Step::Declare, Step::Consume];
+
+    /// How it is taken from whoever has it.
+    const FORCE: &'static [Step] = &[Step::Delete, Step::Declare, Step::Consume];
 
     /// Whether there are steps to be asked or awaited.
     pub(super) const fn is_pending(&self) -> bool {
-        matches!(self.state, State::Wanted | State::Consumed)
+        matches!(self.state, State::Wanted | State::Claimed)
+    }
+
+    /// Whether another connection is waited for, to go.
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Claimed)
     }
 
     pub(super) const fn is_consumed(&self) -> bool {
-        matches!(self.state, State::Consumed | State::Held)
+        matches!(self.state, State::Claimed | State::Held)
     }
 
     pub(super) fn method(&self, step: Step) -> ClientMethod<'_> {
         let queue = self.name.as_short();
         match step {
             Step::Delete => ClientMethod::QueueDelete { queue, if_unused: false, if_empty: false },
-            Step::Declare | Step::Verify => ClientMethod::QueueDeclare {
+            Step::Declare => ClientMethod::QueueDeclare {
                 queue,
                 flags: QueueFlags { durable: true, ..QueueFlags::default() },
                 arguments: QueueArguments {
-                    expires: Some(EXPIRES_MS + i64::from(self.mark)),
+                    expires: Some(EXPIRES_MS),
+                    single_active_consumer: true,
                     ..QueueArguments::default()
                 },
             },
             Step::Consume => ClientMethod::BasicConsume {
                 queue,
                 consumer_tag: CONSUMER_TAG,
-                no_ack: true,
-                exclusive: true,
+                no_ack: false,
+                exclusive: false,
             },
         }
     }
 
-    /// The broker did a step; the queue has so many consumers.
+    /// The claim goes behind basic.consume.
+    pub(super) fn claim(&self, broker: &mut BrokerSide) {
+        if self.may_claim {
+            let properties = Properties { claim: Some(self.mark.as_bytes()), ..Properties::default() };
+            broker.publish_whole(Role::Consume, Address::queue(self.name.as_short()), properties, &[]);
+        }
+    }
+
+    /// The broker did a step.
+    pub(super) fn done(&mut self, step: Step) {
+        if step == Step::Consume && self.state == State::Wanted {
+            self.state = if self.may_claim { State::Claimed } else { State::Held };
+        }
+    }
+
+    /// A claim is delivered to us. It is to be acknowledged, unless it is a newcomer's.
     ///
     /// # Errors
-    /// When somebody else has taken over meanwhile.
-    pub(super) const fn done(&mut self, step: Step, consumers: u32) -> Result<(), Error> {
-        match step {
-            Step::Consume if matches!(self.state, State::Wanted) => self.state = State::Consumed,
-            Step::Delete | Step::Declare | Step::Consume => {}
-            Step::Verify if consumers == 0 => return Err(self.lost()),
-            Step::Verify => self.state = State::Held,
+    /// When it is a newcomer's.
+    pub(super) fn claimed(&mut self, mark: Option<&[u8]>) -> Result<(), Error> {
+        match self.state {
+            // basic.consume-ok may come behind it.
+            State::Wanted | State::Claimed if mark == Some(self.mark.as_bytes()) => self.state = State::Held,
+            State::Wanted | State::Claimed => {}
+            State::Held | State::Unneeded | State::Lost => return Err(self.lost()),
         }
         Ok(())
+    }
+
+    /// Nobody has gone in time: the steps by which it is taken all the same.
+    pub(super) const fn force(&mut self) -> &'static [Step] {
+        self.state = State::Wanted;
+        Self::FORCE
     }
 
     /// The broker refused a step and closed the channel.
     ///
     /// # Errors
-    /// When somebody else has taken over meanwhile, or there is no way.
-    pub(super) fn refused(
-        &mut self,
-        step: Step,
-        why: Refused<'_>,
-        may_forgo: bool,
-    ) -> Result<Outcome, Error> {
-        let is_permitted = why.code != ACCESS_REFUSED || step == Step::Consume;
-        match (step, self.attempts_left.checked_sub(1)) {
-            (Step::Verify, _) => Err(self.lost()),
-            (_, Some(left)) if is_permitted => {
-                (self.attempts_left, self.state) = (left, State::Wanted);
-                Ok(Outcome::Again)
+    /// When there is no way.
+    pub(super) fn refused(&mut self, why: Refused<'_>, may_forgo: bool) -> Result<Outcome, Error> {
+        if why.method == MethodId::BASIC_PUBLISH && why.code == ACCESS_REFUSED && self.may_claim {
+            self.may_claim = false;
+            return Ok(Outcome::Again(self.force()));
+        }
+        match self.attempts_left.checked_sub(1) {
+            Some(left) if why.code != ACCESS_REFUSED => {
+                self.attempts_left = left;
+                // One that was made by an earlier version is another.
+                let is_another = why.code == PRECONDITION_FAILED;
+                self.state = State::Wanted;
+                Ok(Outcome::Again(if is_another { Self::FORCE } else { Self::STEPS }))
             }
             // A user who may have no queues can publish all the same, as with RabbitMQ's plugin.
             _ if may_forgo && why.code == ACCESS_REFUSED => {
@@ -148,7 +192,7 @@ impl Lock {
         Error::TakenOver
     }
 
-    /// Deletes it, unless it is a newcomer's already.
+    /// Deletes it, unless a newcomer waits for it.
     pub(super) fn release(&self, broker: &mut BrokerSide) {
         if self.is_pending() || self.is_consumed() {
             broker.tell(Role::Consume, ClientMethod::BasicCancel { consumer_tag: CONSUMER_TAG });

@@ -199,12 +199,12 @@ impl Bridge {
         let (names, messages) = keeper.into_parts();
         let mut messages = messages.chain(self.publications.take_retained()).peekable();
         // Behind a message that was broken off nothing can be said.
-        if messages.peek().is_none() || self.broker.is_publishing(Role::Confirm) {
+        if messages.peek().is_none() || self.broker.is_publishing(Role::Publish) {
             return false;
         }
-        self.broker.request(Role::Confirm, names.declare(), Awaited::Keep(keep::Step::Exchange));
+        self.broker.request(Role::Publish, names.declare(), Awaited::Keep(keep::Step::Exchange));
         for message in messages {
-            names.keep(&message, Role::Confirm, &mut self.broker);
+            names.keep(&message, Role::Publish, &mut self.broker);
         }
         true
     }

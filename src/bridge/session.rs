@@ -70,7 +70,7 @@ impl Session {
         let (zero, one) = (QueueId::Level(Level::Zero), QueueId::Level(Level::One));
         let mut waiting = VecDeque::new();
         if has_own_id {
-            waiting.extend(lock::Step::ALL.map(Step::Lock));
+            waiting.extend(Lock::STEPS.iter().copied().map(Step::Lock));
         }
         match is_clean {
             // What a session before has left.
@@ -79,7 +79,7 @@ impl Session {
             false => waiting.extend([Step::Check(one), Step::Declare(one), Step::Check(zero)]),
         }
         Self {
-            lock: Lock::new(names.lock.clone(), names.lock_mark, has_own_id),
+            lock: Lock::new(names.lock.clone(), names.lock_mark.clone(), has_own_id),
             queues: Queues::new(names, is_clean, config),
             subscriptions: Subscriptions::default(),
             is_clean,
@@ -175,7 +175,7 @@ impl Session {
     pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<(), Error> {
         self.asked = self.asked.saturating_sub(1);
         match step {
-            Step::Lock(step) => self.lock.done(step, consumers)?,
+            Step::Lock(step) => self.lock.done(step),
             Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Delete(QueueId::Shared(_)) => {}
             // The declare behind it tells whether it is a session's.
@@ -261,15 +261,7 @@ impl Session {
         self.asked = self.asked.saturating_sub(1);
         let fatal = Err(Error::BrokerClosed { code: why.code, method: why.method });
         match step {
-            Step::Lock(step) => match self.lock.refused(step, why, self.is_clean)? {
-                Outcome::Forgone => {}
-                Outcome::Again => {
-                    self.waiting.retain(|step| !matches!(step, Step::Lock(_)));
-                    for step in lock::Step::ALL.into_iter().rev() {
-                        self.waiting.push_front(Step::Lock(step));
-                    }
-                }
-            },
+            Step::Lock(_) => self.lock_refused(why)?,
             // Nothing the user could have left, or the broker will say of the declare what stands against it.
             Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Check(QueueId::Level(Level::One)) if why.code == NOT_FOUND => {
@@ -314,6 +306,51 @@ impl Session {
             Step::Delete(QueueId::Shared(_)) | Step::Check(QueueId::Shared(_)) => {}
         }
         Ok(())
+    }
+
+    /// The broker refused a step of the lock, or the claim behind it.
+    ///
+    /// # Errors
+    /// When the client cannot go on without.
+    pub(super) fn lock_refused(&mut self, why: Refused<'_>) -> Result<(), Error> {
+        match self.lock.refused(why, self.is_clean)? {
+            Outcome::Forgone => {}
+            Outcome::Again(steps) => self.take_lock(steps),
+        }
+        Ok(())
+    }
+
+    fn take_lock(&mut self, steps: &[lock::Step]) {
+        self.waiting.retain(|step| !matches!(step, Step::Lock(_)));
+        for &step in steps.iter().rev() {
+            self.waiting.push_front(Step::Lock(step));
+        }
+    }
+
+    /// Whether another connection of this client id is waited for, to go.
+    pub(super) const fn waits_for_another(&self) -> bool {
+        self.lock.is_waiting()
+    }
+
+    /// It has not gone in time.
+    pub(super) fn take_over_by_force(&mut self) {
+        let steps = self.lock.force();
+        self.take_lock(steps);
+    }
+
+    /// A claim to the client id is delivered to us.
+    ///
+    /// # Errors
+    /// When it is a newcomer's.
+    pub(super) fn claimed(&mut self, mark: Option<&[u8]>) -> Result<(), Error> {
+        self.lock.claimed(mark)
+    }
+
+    /// Says what belongs behind a step, which has no answer of its own.
+    pub(super) fn asked(&self, step: Step, broker: &mut BrokerSide) {
+        if step == Step::Lock(lock::Step::Consume) {
+            self.lock.claim(broker);
+        }
     }
 
     fn give_up(&mut self, queue: QueueId) {

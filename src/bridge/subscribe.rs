@@ -8,8 +8,8 @@ use crate::amqp::ShortStr;
 use crate::mqtt::{PacketId, QoS, SUBACK_FAILURE};
 use crate::topic;
 
-/// The most filters that may wait for the broker's answers: a bind is at most 560 bytes, so this is about 2 MB.
-const MAX_FILTERS: usize = 4096;
+/// With so many filters that wait for the broker's answers, no further packet is read.
+const MAX_FILTERS: usize = 1024;
 
 /// The most filters of a connection that start with `$`. With more, it gets all such topics that its queues hold.
 const MAX_DOLLAR_FILTERS: usize = 256;
@@ -87,9 +87,14 @@ impl Subscriptions {
         self.push(Packet { id, is_subscribe: false, entries });
     }
 
-    /// Whether a packet of so many filters may still wait for the broker's answers.
-    pub(super) fn has_room_for(&self, filters: usize) -> bool {
-        self.filters + filters <= MAX_FILTERS && self.packets.len() < MAX_FILTERS
+    /// Whether no packet waits for the broker's answers.
+    pub(super) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Whether another packet may wait for them, too.
+    pub(super) const fn has_room(&self) -> bool {
+        self.filters < MAX_FILTERS
     }
 
     /// Counts a filter; `false` when there are so many others already. One that comes to be refused does not count any more.

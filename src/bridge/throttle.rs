@@ -7,12 +7,14 @@ use crate::error::{Error, Limit};
 use crate::policy::{Meter, Quota, Seat};
 use crate::time::{Duration, Instant};
 
+/// The most publishes of one client that wait for the broker's confirm, where the policy says nothing of it.
+const MAX_INFLIGHT: usize = 1024;
+
 /// What holds one connection up. Its host is told by `Bridge::is_holding`.
-#[derive(Default)]
 pub(super) struct Throttle {
     messages: Option<Meter>,
     bytes: Option<Meter>,
-    max_inflight: Option<usize>,
+    max_inflight: usize,
     /// The client's place in its tenant, from CONNECT on.
     seat: Option<Seat>,
     hold: Option<Hold>,
@@ -26,6 +28,14 @@ pub(super) enum Hold {
     Until(Instant),
     /// Until the broker confirms a publish.
     Confirm,
+    /// Until what came before the next packet has taken effect, see `bridge/order.rs`.
+    Turn,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self { messages: None, bytes: None, max_inflight: MAX_INFLIGHT, seat: None, hold: None, last: None }
+    }
 }
 
 impl Throttle {
@@ -33,7 +43,7 @@ impl Throttle {
         Self {
             messages: quota.client_message_rate.map(Meter::new),
             bytes: quota.client_byte_rate.map(Meter::new),
-            max_inflight: quota.max_inflight.map(usize::from),
+            max_inflight: quota.max_inflight.map_or(MAX_INFLIGHT, usize::from),
             seat: Some(seat),
             hold: None,
             last: None,
@@ -87,12 +97,17 @@ impl Throttle {
     }
 
     /// Whether another publish may be on its way beside so many.
-    pub(super) fn has_room(&self, inflight: usize) -> bool {
-        self.max_inflight.is_none_or(|most| inflight < most)
+    pub(super) const fn has_room(&self, inflight: usize) -> bool {
+        inflight < self.max_inflight
     }
 
     pub(super) const fn hold(&self) -> Option<Hold> {
         self.hold
+    }
+
+    /// The client waits for its turn.
+    pub(super) const fn wait_for_turn(&mut self) {
+        self.hold = Some(Hold::Turn);
     }
 
     /// The client may go on, until it is looked at again.

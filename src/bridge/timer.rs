@@ -1,5 +1,6 @@
 //! When the bridge must be called although nothing happens, and why.
 
+use super::lock::PATIENCE;
 use crate::time::{Duration, Instant};
 
 /// How long the broker may take to answer connection.close before the client's connection is closed all the same.
@@ -10,6 +11,8 @@ const LINGER: Duration = Duration::from_secs(10);
 pub enum Timer {
     /// `login_timeout`: no CONNACK yet.
     Login,
+    /// The connection that has the client id does not go.
+    Takeover,
     /// The client has been silent for one and a half keep-alive times. [MQTT-3.1.2-24]
     KeepAlive,
     /// A client that was ahead of what it may do may go on.
@@ -32,6 +35,8 @@ pub(super) struct Timers {
     client_heard: Instant,
     heartbeat: Option<Heartbeat>,
     will: Option<Instant>,
+    /// Until when another connection is waited for.
+    takeover: Option<Instant>,
     linger: Instant,
 }
 
@@ -61,6 +66,7 @@ impl Timers {
             client_heard: now,
             heartbeat: (heartbeat_seconds > 0).then_some(beat),
             will: None,
+            takeover: None,
             linger: now,
         }
     }
@@ -91,6 +97,15 @@ impl Timers {
 
     pub(super) const fn login(&self) -> (Instant, Timer) {
         (self.login, Timer::Login)
+    }
+
+    /// Another connection is waited for, or is not any more.
+    pub(super) fn wait_for_another(&mut self, now: Instant, is_waited_for: bool) {
+        self.takeover = is_waited_for.then(|| self.takeover.unwrap_or(now + PATIENCE));
+    }
+
+    pub(super) fn takeover(&self) -> Option<(Instant, Timer)> {
+        self.takeover.map(|at| (at, Timer::Takeover))
     }
 
     pub(super) const fn linger(&self) -> (Instant, Timer) {

@@ -2,7 +2,8 @@
 //!
 //! It lies in a queue of its own, delivered to us and never acknowledged. Whatever ends the connection makes the broker take it
 //! back, and since its time to live is 0 it is dead at once and published where dead messages of this queue go: to the topic
-//! exchange, with the will's routing key. DISCONNECT deletes the queue, which publishes nothing.
+//! exchange, with the will's routing key. DISCONNECT deletes the queue, which publishes nothing. When we end the connection, we
+//! refuse the delivery, which is its death as well, and delete the queue behind it: when that is answered, the will has been sent.
 //!
 //! A will that is to be retained lies in a second queue as well, whose dead messages go to where its topic's message is kept. That
 //! queue has to be there beforehand, so it may be empty.
@@ -49,6 +50,16 @@ pub(super) struct Will {
     is_deposited: bool,
     /// tx.commit is not answered.
     committing: bool,
+    end: End,
+}
+
+/// How a will ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It does not.
+    Not,
+    /// Its queues are to be deleted, so many; whether it was sent before.
+    Deleting { left: u8, is_sent: bool },
 }
 
 /// What makes it a retained one.
@@ -72,6 +83,7 @@ impl Will {
             keeping: None,
             is_deposited: false,
             committing: false,
+            end: End::Not,
         }
     }
 
@@ -89,7 +101,7 @@ impl Will {
 
     /// Gives it to the broker, in one flight, unless it has it.
     pub(super) fn deposit(&mut self, broker: &mut BrokerSide, exchange: ShortStr<'_>) {
-        if core::mem::replace(&mut self.is_deposited, true) {
+        if self.end != End::Not || core::mem::replace(&mut self.is_deposited, true) {
             return;
         }
         broker.request(Role::Will, ClientMethod::TxSelect, Awaited::Will(Step::Select));
@@ -121,7 +133,7 @@ impl Will {
     /// Puts a new one in place of the one that is held, in one transaction: the broker closes the channel of a consumer that
     /// acknowledges nothing for half an hour, and the will would be sent.
     pub(super) fn renew(&mut self, broker: &mut BrokerSide) {
-        if !self.is_held() {
+        if !self.is_held() || self.end != End::Not {
             return;
         }
         let kept = self.keeping.as_mut().and_then(|keeping| keeping.delivery.take());
@@ -161,6 +173,11 @@ impl Will {
         match (step, &mut self.keeping) {
             (Step::Commit, _) => self.committing = false,
             (Step::Place, Some(keeping)) => keeping.is_taken = messages > 0,
+            (Step::Delete, _) => {
+                if let End::Deleting { left, .. } = &mut self.end {
+                    *left = left.saturating_sub(1);
+                }
+            }
             _ => {}
         }
     }
@@ -174,25 +191,80 @@ impl Will {
     /// Takes it back. [MQTT-3.14.4-3]
     ///
     /// When the end of the connection comes with it, the broker must not notice that first.
-    pub(super) fn withdraw(&self, broker: &mut BrokerSide, ends_at_once: bool) {
+    pub(super) fn withdraw(&mut self, broker: &mut BrokerSide, ends_at_once: bool) {
+        if self.end != End::Not {
+            return;
+        }
+        self.end = End::Deleting { left: 0, is_sent: false };
         if !self.is_deposited {
             return;
         }
-        let mut delete = |queue, if_empty| {
-            let delete = ClientMethod::QueueDelete { queue, if_unused: false, if_empty };
-            broker.request(Role::Will, delete, Awaited::Will(Step::Delete));
-        };
-        delete(self.queue.as_short(), false);
-        if let Some(keeping) = &self.keeping {
-            delete(keeping.queue.as_short(), false);
+        self.delete_queues(broker, false);
+        if let Some(Keeping { place, is_taken: false, .. }) = &self.keeping {
             // Refused if somebody has kept a message there meanwhile; nothing comes behind it.
-            if !keeping.is_taken {
-                delete(keeping.place.queue(), true);
-            }
+            let delete = ClientMethod::QueueDelete { queue: place.queue(), if_unused: false, if_empty: true };
+            broker.request(Role::Will, delete, Awaited::Will(Step::Delete));
+            self.expect_deletes(1, false);
         }
         if ends_at_once {
             broker.barrier(Role::Will);
         }
+    }
+
+    /// Has the broker send it now, if it is there to be sent.
+    pub(super) fn send(&mut self, broker: &mut BrokerSide) {
+        if self.end != End::Not {
+            return;
+        }
+        self.end = End::Deleting { left: 0, is_sent: true };
+        if !self.is_held() {
+            return;
+        }
+        let kept = self.keeping.as_mut().and_then(|keeping| keeping.delivery.take());
+        for delivery_tag in self.delivery.take().into_iter().chain(kept) {
+            broker.give_back(Role::Will, delivery_tag, false);
+        }
+        broker.request(Role::Will, ClientMethod::TxCommit, Awaited::Will(Step::Commit));
+        self.delete_queues(broker, true);
+    }
+
+    fn delete_queues(&mut self, broker: &mut BrokerSide, is_sent: bool) {
+        let queues = core::iter::once(&self.queue).chain(self.keeping.as_ref().map(|keeping| &keeping.queue));
+        let mut count = 0;
+        for queue in queues {
+            let delete =
+                ClientMethod::QueueDelete { queue: queue.as_short(), if_unused: false, if_empty: false };
+            broker.request(Role::Will, delete, Awaited::Will(Step::Delete));
+            count += 1;
+        }
+        self.expect_deletes(count, is_sent);
+    }
+
+    const fn expect_deletes(&mut self, count: u8, is_sent: bool) {
+        let before = if let End::Deleting { left, .. } = self.end { left } else { 0 };
+        self.end = End::Deleting { left: before + count, is_sent };
+    }
+
+    /// Its channel is gone.
+    pub(super) const fn lost(&mut self) {
+        if let End::Deleting { left, .. } = &mut self.end {
+            *left = 0;
+        }
+    }
+
+    /// Whether nothing of it is left to be done.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.end, End::Deleting { left: 0, .. })
+    }
+
+    /// Whether it was taken back.
+    pub(super) const fn is_withdrawn(&self) -> bool {
+        matches!(self.end, End::Deleting { is_sent: false, .. })
+    }
+
+    /// Whether it was given to the broker.
+    pub(super) const fn is_deposited(&self) -> bool {
+        self.is_deposited
     }
 }
 

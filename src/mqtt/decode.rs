@@ -37,6 +37,24 @@ pub enum Item<'a> {
     },
 }
 
+/// What a packet is, as far as its first byte tells and its order matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketType {
+    /// Section 3.3.
+    Publish {
+        /// Whether it is to be retained.
+        retain: bool,
+    },
+    /// Section 3.8.
+    Subscribe,
+    /// Section 3.10.
+    Unsubscribe,
+    /// Section 3.14.
+    Disconnect,
+    /// Any other, or none.
+    Other,
+}
+
 /// A packet that a client may send. No `Debug`: CONNECT holds a password.
 pub enum Packet<'a> {
     /// Section 3.1.
@@ -187,6 +205,18 @@ impl Decoder {
     pub const fn set_version(&mut self, version: Version, max_packet: u32) {
         self.version = version;
         self.max_packet = max_packet;
+    }
+
+    /// What the packet is that `input` starts with, as soon as its first byte is there; `None` within a payload.
+    pub fn next_type(&self, input: &[u8]) -> Option<PacketType> {
+        let first = input.first().filter(|_| !self.is_in_payload())?;
+        Some(match first >> 4 {
+            PUBLISH => PacketType::Publish { retain: first & 1 != 0 },
+            SUBSCRIBE => PacketType::Subscribe,
+            UNSUBSCRIBE => PacketType::Unsubscribe,
+            DISCONNECT => PacketType::Disconnect,
+            _ => PacketType::Other,
+        })
     }
 
     /// Takes the next item off the front of `input`; `None` when more bytes are needed.

@@ -29,7 +29,7 @@ const CONVERSATIONS: [Conversation; 4] = [
         t.client([connect("c"), publish(1, 1, "x", b"early"), subscribe(2, &[("a", 1), ("b", 1)])].concat());
         t.greet("RabbitMQ", "3.10.8");
         t.reply(CONNECTION, open_ok());
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, true)]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, true)]);
         t.grant_session();
         t.reply(TOPOLOGY, declare_ok(1));
         t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 20)));

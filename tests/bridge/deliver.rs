@@ -143,12 +143,12 @@ fn other_packets_wait_for_the_end_of_a_delivery() {
     both("{}", |t| {
         subscribed(t, 0);
         t.client(publish(1, 7, "x", b""));
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "x", b"");
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "x", b"");
         t.reply(CONSUME, deliver(0, 1, false, "a"));
         t.broker(scripted_broker::header(CONSUME, 6, mode(1)));
         t.broker(scripted_broker::body(CONSUME, b"abc"));
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
         t.client(pubrel(9));
         t.agree();
         let packet = publish(0, 0, "a", b"abcdef");

@@ -226,9 +226,9 @@ fn answers_to_what_was_not_asked_end_the_connection() {
         (CONSUME, consume_ok(0)),
         (CONSUME, declare_ok(0)),
         (PUBLISH, channel_open_ok()),
-        (CONFIRM, confirm_select_ok()),
+        (PUBLISH, confirm_select_ok()),
         (WILL, channel_open_ok()),
-        (6, channel_open_ok()),
+        (KEEP, channel_open_ok()),
     ] {
         both("{}", |t| {
             t.log_in();

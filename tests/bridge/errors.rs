@@ -184,7 +184,7 @@ const CHANNEL_CLOSED: [Place; 54] = [
         request(t, connect("c"), &publish(0, 0, "a", b"x"), code, is_publish(PUBLISH))
     }),
     ("PUBLISH at QoS 1 or 2", "{}", |t, code| {
-        request(t, connect("c"), &publish(1, 2, "a", b"x"), code, is_publish(CONFIRM));
+        request(t, connect("c"), &publish(1, 2, "a", b"x"), code, is_publish(PUBLISH));
     }),
     ("PUBLISH at QoS 1 or 2: confirm.select", "{}", |t, code| {
         request(t, connect("c"), &publish(1, 2, "a", b"x"), code, |_, it| *it == confirm_select());
@@ -193,23 +193,23 @@ const CHANNEL_CLOSED: [Place; 54] = [
         t.client([connect("c"), publish(1, 2, "a", b"x")].concat());
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok()]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
         while t.broker.next_frame().is_some() {}
-        refuses_publish(t, CONFIRM, code);
+        refuses_publish(t, PUBLISH, code);
     }),
     ("PUBLISH, its payload half sent", "{}", |t, code| half_published(t, code)),
     ("PUBLISH at QoS 0, `on_unauthorized: drop`", DROP, |t, code| {
         request(t, connect("c"), &publish(0, 0, "a", b"x"), code, is_publish(PUBLISH));
     }),
     ("PUBLISH at QoS 1, the only one, `on_unauthorized: drop`", DROP, |t, code| {
-        request(t, connect("c"), &publish(1, 2, "a", b"x"), code, is_publish(CONFIRM));
+        request(t, connect("c"), &publish(1, 2, "a", b"x"), code, is_publish(PUBLISH));
     }),
     ("PUBLISH at QoS 1, one of several, `on_unauthorized: drop`", DROP, |t, code| {
         let both = [publish(1, 2, "a", b"x"), publish(1, 3, "a", b"x")].concat();
         logged_in(t, &connect("c"));
         t.client(both);
         while t.broker.next_frame().is_some() {}
-        refuses_publish(t, CONFIRM, code);
+        refuses_publish(t, PUBLISH, code);
     }),
     ("PUBLISH, its payload half sent, `on_unauthorized: drop`", DROP, |t, code| half_published(t, code)),
     // ------------------------------------------------------------ no request of the client's
@@ -223,7 +223,7 @@ const CHANNEL_CLOSED: [Place; 54] = [
     }),
     ("nothing under way, a channel that is not open", "{}", |t, code| {
         logged_in(t, &connect("c"));
-        refuses(t, CONFIRM, code);
+        refuses(t, PUBLISH, code);
     }),
     ("nothing under way, channel of the will", "{}", |t, code| {
         logged_in(t, &will());

@@ -26,8 +26,8 @@ fn one_flight_all_written_before_the_broker_has_said_a_word() {
         t.expect_all(CONNECTION, [tune_ok(131_072, 30), open("/")]);
         t.expect_session();
         t.expect_all(TOPOLOGY, [declare(0), bind(0, "a.b")]);
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "x.y", b"hi");
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "x.y", b"hi");
         t.expect_silence();
         t.hears_nothing();
         t.greet("RabbitMQ", "4.1.0");

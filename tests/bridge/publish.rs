@@ -5,22 +5,22 @@ use support::{methods::*, packets::*, scripted_broker, talk::Talk};
 
 /// The broker confirms.
 fn confirm(t: &mut Talk, number: u64, multiple: bool) {
-    t.reply(CONFIRM, ack(number, multiple));
+    t.reply(PUBLISH, ack(number, multiple));
 }
 
 /// The client's message at QoS 1 or 2 reaches the broker.
 fn arrives(t: &mut Talk, qos: u8, id: u16) {
     t.client(publish(qos, id, "a/b", b"hi"));
-    t.expect_publish(CONFIRM, "a.b", b"hi");
+    t.expect_publish(PUBLISH, "a.b", b"hi");
 }
 
 /// Logged in, with the confirm channel open.
 fn ready(t: &mut Talk) {
     t.log_in();
     t.client(publish(1, 999, "warm", b""));
-    t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-    t.expect_publish(CONFIRM, "warm", b"");
-    t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+    t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+    t.expect_publish(PUBLISH, "warm", b"");
+    t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
     t.hears(puback(999));
 }
 
@@ -53,9 +53,9 @@ fn qos_1_is_acknowledged_when_the_broker_confirms() {
     both("{}", |t| {
         t.log_in();
         t.client(publish(1, 7, "a/b", b"hi"));
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        assert_eq!(t.expect_publish(CONFIRM, "a.b", b"hi"), mode(2));
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok()]);
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        assert_eq!(t.expect_publish(PUBLISH, "a.b", b"hi"), mode(2));
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
         t.hears_nothing();
         confirm(t, 1, false);
         t.hears(puback(7));
@@ -165,7 +165,7 @@ fn nack_closes_without_puback() {
     both("{}", |t| {
         ready(t);
         arrives(t, 1, 7);
-        t.reply(CONFIRM, nack(2));
+        t.reply(PUBLISH, nack(2));
         t.hears_nothing();
         t.expect_goodbye();
         t.reply(CONNECTION, close_ok());
@@ -177,7 +177,7 @@ fn nack_closes_without_puback() {
 
 #[test]
 fn a_refused_publish_closes_without_puback() {
-    for (channel, qos) in [(PUBLISH, 0), (CONFIRM, 1)] {
+    for (channel, qos) in [(PUBLISH, 0), (PUBLISH, 1)] {
         both("{}", |t| {
             t.log_in();
             t.client(publish(qos, 7, "a", b"hi"));
@@ -279,9 +279,9 @@ fn headers_of_the_old_mqtt_plugin_for_rabbitmq_before_3_13_only() {
             t.expect(PUBLISH, channel_open());
             let expected = if is_old { mqtt_headers(1, 0, false) } else { mode(1) };
             assert_eq!(t.expect_publish(PUBLISH, "a", b""), expected, "{product} {version}");
-            t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
+            t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
             let expected = if is_old { mqtt_headers(2, 2, true) } else { mode(2) };
-            assert_eq!(t.expect_publish(CONFIRM, "a", b""), expected);
+            assert_eq!(t.expect_publish(PUBLISH, "a", b""), expected);
         });
     }
 }

@@ -104,9 +104,9 @@ fn give_back(delivery_tag: u64, requeue: bool) -> AMQPClass {
 fn keeping(t: &mut Talk, topic: &str, payload: &[u8], key: &str) {
     t.log_in();
     t.client(publish_flags(3, 7, topic, payload));
-    t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-    t.expect_publish(CONFIRM, key, payload);
-    t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+    t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+    t.expect_publish(PUBLISH, key, payload);
+    t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
     t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
     expect_kept(t, KEEP, key, payload);
     t.replies(KEEP, [channel_open_ok(), confirm_select_ok(), exchange_declared()]);

@@ -62,7 +62,7 @@ fn what_is_in_flight_does_not_matter() {
         t.deliver((1, 1, false), "a", mode(2), b"x");
         t.hears(publish(1, 1, "a", b"x"));
         t.client(&publish(1, 2, "a", b"0123456789")[..12]);
-        t.expect_all(CONFIRM, [channel_open(), confirm_select(), basic_publish("a")]);
+        t.expect_all(PUBLISH, [channel_open(), confirm_select(), basic_publish("a")]);
         while t.broker.next_frame().is_some() {}
         lock_is_taken(t);
         t.expect(CONNECTION, goodbye());

@@ -34,9 +34,9 @@ fn is_closed(t: &mut Talk, channel: u16) {
 fn disconnect_is_the_default() {
     for (config, channel, qos) in [
         ("{}", PUBLISH, 0),
-        ("{}", CONFIRM, 1),
+        ("{}", PUBLISH, 1),
         (r#"{"on_unauthorized": "disconnect"}"#, PUBLISH, 0),
-        (r#"{"on_unauthorized": "disconnect"}"#, CONFIRM, 2),
+        (r#"{"on_unauthorized": "disconnect"}"#, PUBLISH, 2),
     ] {
         both(config, |t| {
             ready(t);
@@ -70,7 +70,7 @@ fn at_qos_0_it_is_dropped_and_counted() {
 /// Its end has nowhere to go, and the next one is whole again.
 #[test]
 fn in_the_middle_of_its_payload() {
-    for (channel, qos) in [(PUBLISH, 0), (CONFIRM, 1)] {
+    for (channel, qos) in [(PUBLISH, 0), (PUBLISH, 1)] {
         both(DROP, |t| {
             ready(t);
             let packet = publish(qos, 2, "secret", b"0123456789");
@@ -99,15 +99,15 @@ fn the_only_one_unconfirmed_is_dropped_and_acknowledged() {
         ready(t);
         for (qos, id, receipt) in [(1, 2, puback(2)), (2, 3, pubrec(3))] {
             t.client(publish(qos, id, "secret", b"x"));
-            t.expect_publish(CONFIRM, "secret", b"x");
-            t.reply(CONFIRM, refused());
-            t.expect(CONFIRM, channel_close_ok());
+            t.expect_publish(PUBLISH, "secret", b"x");
+            t.reply(PUBLISH, refused());
+            t.expect(PUBLISH, channel_close_ok());
             t.hears(receipt);
             // The broker counts from 1 again.
             t.client(publish(1, 9, "a", b"x"));
-            t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-            t.expect_publish(CONFIRM, "a", b"x");
-            t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+            t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+            t.expect_publish(PUBLISH, "a", b"x");
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
             t.hears(puback(9));
         }
         assert_eq!(t.counter("unauthorized"), 2);
@@ -124,8 +124,8 @@ fn the_only_one_unconfirmed_may_be_released() {
     both(DROP, |t| {
         ready(t);
         t.client([publish(2, 2, "secret", b"x"), pubrel(2)].concat());
-        t.expect_publish(CONFIRM, "secret", b"x");
-        t.reply(CONFIRM, refused());
+        t.expect_publish(PUBLISH, "secret", b"x");
+        t.reply(PUBLISH, refused());
         t.hears(pubcomp(2));
     });
 }
@@ -136,10 +136,10 @@ fn one_of_several_unconfirmed_closes() {
     both(DROP, |t| {
         ready(t);
         t.client([publish(1, 2, "a", b"x"), publish(1, 3, "secret", b"x")].concat());
-        t.expect_publish(CONFIRM, "a", b"x");
-        t.expect_publish(CONFIRM, "secret", b"x");
-        t.reply(CONFIRM, refused());
-        t.expect(CONFIRM, channel_close_ok());
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_publish(PUBLISH, "secret", b"x");
+        t.reply(PUBLISH, refused());
+        t.expect(PUBLISH, channel_close_ok());
         t.expect_goodbye();
         t.hears_nothing();
         assert_eq!((t.counter("closed.broker_closed"), t.counter("unauthorized")), (1, 1));
@@ -149,9 +149,9 @@ fn one_of_several_unconfirmed_closes() {
         ready(t);
         t.client([publish(1, 2, "secret", b"x"), publish(1, 3, "a", b"x")].concat());
         while t.broker.next_frame().is_some() {}
-        t.reply(CONFIRM, ack(3, false));
+        t.reply(PUBLISH, ack(3, false));
         t.hears(puback(3));
-        t.reply(CONFIRM, refused());
+        t.reply(PUBLISH, refused());
         t.hears(puback(2));
         t.stays_open();
     });
@@ -171,9 +171,9 @@ fn of_several_the_one_whose_topic_is_named_is_acknowledged() {
             ready(t);
             t.client([publish(1, 2, "a", b"x"), packet.clone()].concat());
             while t.broker.next_frame().is_some() {}
-            t.reply(CONFIRM, channel_close(403, named, PUBLISHED));
+            t.reply(PUBLISH, channel_close(403, named, PUBLISHED));
             t.hears(&receipt);
-            t.expect(CONFIRM, channel_close_ok());
+            t.expect(PUBLISH, channel_close_ok());
             t.expect_goodbye();
             t.reply(CONNECTION, close_ok());
             t.closes();
@@ -185,7 +185,7 @@ fn of_several_the_one_whose_topic_is_named_is_acknowledged() {
 /// A refusal of something else, or for another reason, is no matter of permission.
 #[test]
 fn other_refusals_close() {
-    for (channel, qos) in [(PUBLISH, 0), (CONFIRM, 1)] {
+    for (channel, qos) in [(PUBLISH, 0), (PUBLISH, 1)] {
         for why in [
             channel_close(404, "NOT_FOUND - no exchange 'amq.topic'", PUBLISHED),
             channel_close(403, "ACCESS_REFUSED", (20, 20)),
@@ -209,7 +209,7 @@ fn behind_connect() {
         t.client([connect("c"), publish(1, 2, "secret", b"x"), publish(0, 0, "secret", b"x")].concat());
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), refused()]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), refused()]);
         t.replies(PUBLISH, [channel_open_ok(), refused()]);
         t.grant_session();
         t.hears([connack(0), puback(2)].concat());
@@ -220,7 +220,7 @@ fn behind_connect() {
         t.client([connect("c"), publish(1, 2, "secret", b"x")].concat());
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), refused()]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), refused()]);
         t.hears(connack(5));
         t.closes();
     });

@@ -174,7 +174,7 @@ fn every_other_end_leaves_it_to_the_broker() {
         ("queue deleted", |t| t.reply(CONSUME, cancel_consumer("qos1", true))),
         ("nack", |t| {
             t.client(publish(1, 1, "a", b""));
-            t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), nack(1)]);
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), nack(1)]);
         }),
         ("publish refused", |t| {
             t.client(publish(0, 0, "a", b""));

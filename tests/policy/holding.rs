@@ -244,21 +244,21 @@ fn max_inflight() {
         logs_in(t, connect("c"));
         let packets: Vec<_> = (1..=6).map(|n| publish(1 + (n % 2) as u8, n, "t", &[n as u8; 300])).collect();
         t.client([packets.concat(), publish(0, 0, "t", b"last")].concat());
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok()]);
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
         for n in 1..=2 {
-            t.expect_publish(CONFIRM, "t", &[n; 300]);
+            t.expect_publish(PUBLISH, "t", &[n; 300]);
         }
         t.expect_silence();
         t.hears_nothing();
         for n in 1..=4_u8 {
-            t.reply(CONFIRM, ack(n.into(), false));
+            t.reply(PUBLISH, ack(n.into(), false));
             t.hears(if n % 2 == 0 { puback(n.into()) } else { pubrec(n.into()) });
-            t.expect_publish(CONFIRM, "t", &[n + 2; 300]);
+            t.expect_publish(PUBLISH, "t", &[n + 2; 300]);
             t.expect_silence();
         }
         // One of two is enough for what is behind.
-        t.reply(CONFIRM, ack(6, true));
+        t.reply(PUBLISH, ack(6, true));
         t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, "t", b"last");
     });

@@ -232,11 +232,11 @@ fn publishes(told: &[AMQPFrame]) -> Vec<(String, Vec<u8>)> {
     for frame in told {
         match frame {
             AMQPFrame::Method(
-                methods::PUBLISH | methods::CONFIRM,
+                methods::PUBLISH | methods::PUBLISH,
                 AMQPClass::Basic(basic::AMQPMethod::Publish(it)),
             ) => messages.push((it.routing_key.to_string(), Vec::new())),
-            AMQPFrame::Header(methods::PUBLISH | methods::CONFIRM, header) => left = header.body_size,
-            AMQPFrame::Body(methods::PUBLISH | methods::CONFIRM, bytes) => {
+            AMQPFrame::Header(methods::PUBLISH | methods::PUBLISH, header) => left = header.body_size,
+            AMQPFrame::Body(methods::PUBLISH | methods::PUBLISH, bytes) => {
                 messages.last_mut().unwrap().1.extend(bytes);
                 left -= bytes.len() as u64;
             }

@@ -153,7 +153,7 @@ fn each_key_is_the_tenant_s_or_the_top_level_s() {
                 t.client(publish_flags(1, 0, "a", b"x"));
                 // To be kept it has to be confirmed first.
                 let told = t.agree();
-                let is_confirmed = told.iter().any(|it| matches!(it, AMQPFrame::Method(methods::CONFIRM, _)));
+                let is_confirmed = told.iter().any(|it| matches!(it, AMQPFrame::Method(methods::PUBLISH, _)));
                 one_if(is_confirmed)
             },
         },

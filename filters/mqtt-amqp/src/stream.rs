@@ -7,6 +7,10 @@
 //! | tick | the broker | the way is open |
 //!
 //! A close overtakes client bytes of the same callback, so it waits for a callback that writes none.
+//!
+//! A client that is not to be read from is held up by [`STOP`]: bytes that we put into the downstream buffer, which is then beyond the
+//! proxy's limit, so that it does not read on. With `per_connection_buffer_limit_bytes: 1`, as in our files, not even the client's end
+//! is read, behind which nothing more could be said to the broker; with a higher limit the proxy reads up to it.
 
 use crate::{
     host::{self, Buffer, Status},
@@ -45,6 +49,7 @@ impl Stream {
             is_introduced: false,
             has_ended: false,
             is_held: false,
+            is_stopped: false,
             to_put_back: Vec::new(),
             alarm: None,
             closed: false,
@@ -103,9 +108,11 @@ pub(crate) struct Connection {
     is_introduced: bool,
     /// The client has sent its end.
     has_ended: bool,
-    /// There are bytes in the downstream buffer that the core does not want yet.
+    /// The downstream buffer has bytes that are not to go to the broker: [`STOP`], or what the core does not want yet.
     is_held: bool,
-    /// Those of them that had to make room for others.
+    /// It starts with [`STOP`].
+    is_stopped: bool,
+    /// The client's bytes that had to make room for others there.
     to_put_back: Vec<u8>,
     /// The alarm that is set, never later than the core's timeout. A timeout that moves out, as it does with
     /// every packet, leaves it alone: waking for nothing once is cheaper than moving it every time.
@@ -173,17 +180,19 @@ impl Connection {
         trap_if_told(&bytes);
         self.bridge.handle_client(now, bytes, self.has_ended);
         self.introduce();
-        let unread = self.bridge.take_unread();
         self.route()?;
         let output = self.bridge.take_broker_output();
-        self.write_upstream(&output, unread, worker)
+        self.write_upstream(&output, worker)
     }
 
-    /// All of the client's bytes that the core has not read.
+    /// All of the client's bytes that the core has not been given.
     fn take_downstream(&mut self) -> Result<Vec<u8>, Status> {
         self.is_held = false;
+        let mut rest = host::read(Buffer::Downstream)?;
+        if core::mem::take(&mut self.is_stopped) {
+            rest.drain(..STOP.len().min(rest.len()));
+        }
         let mut bytes = core::mem::take(&mut self.to_put_back);
-        let rest = host::read(Buffer::Downstream)?;
         if bytes.is_empty() {
             return Ok(rest);
         }
@@ -191,32 +200,31 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Leaves the output of the core, and behind it what it has not read, in the downstream buffer.
+    /// Leaves the output of the core in the downstream buffer, and behind it what keeps the proxy from reading on if it is not to.
     ///
     /// What is in there goes upstream as a whole. So what is to stay is put back once the output has gone, and before the proxy
     /// reads on: a client that is held up is not read from, however much the broker is told meanwhile.
-    fn write_upstream(&mut self, output: &[u8], unread: Vec<u8>, worker: &Worker) -> Result<(), Status> {
-        self.is_held = !unread.is_empty();
+    fn write_upstream(&mut self, output: &[u8], worker: &Worker) -> Result<(), Status> {
+        self.is_held = self.bridge.is_holding() && !self.has_ended;
         // A first resume is what makes `tcp_proxy` connect, so it needs a reason; and the client's end, which goes with it, makes
         // RabbitMQ drop what it has not looked at, so it waits for the broker's answer to the goodbye.
         if output.is_empty() {
-            return host::replace(Buffer::Downstream, &unread);
+            self.is_stopped = self.is_held;
+            return host::replace(Buffer::Downstream, if self.is_held { STOP } else { &[] });
         }
         host::replace(Buffer::Downstream, output)?;
         host::resume_downstream()?;
-        if self.is_held {
-            self.to_put_back = unread;
-            worker.call_again(self.id)?;
-        }
-        Ok(())
+        if self.is_held { worker.call_again(self.id) } else { Ok(()) }
     }
 
     /// Called once what was written has gone.
     pub(crate) fn put_back(&mut self, worker: &Worker) {
-        let bytes = core::mem::take(&mut self.to_put_back);
-        if !self.closed && !bytes.is_empty() {
-            worker.checked(host::put_back(Buffer::Downstream, &bytes));
+        if self.closed || !self.is_held || self.is_stopped {
+            return;
         }
+        self.is_stopped = true;
+        let bytes = [STOP, &core::mem::take(&mut self.to_put_back)].concat();
+        worker.checked(host::put_back(Buffer::Downstream, &bytes));
     }
 
     fn translate_upstream(&mut self, end: bool, now: Instant, worker: &Worker) -> Result<Reply, Status> {
@@ -239,8 +247,10 @@ impl Connection {
         if output.is_empty() {
             return Ok(());
         }
-        let held = if self.is_held { self.take_downstream()? } else { Vec::new() };
-        self.write_upstream(&output, held, worker)
+        if self.is_held {
+            self.to_put_back = self.take_downstream()?;
+        }
+        self.write_upstream(&output, worker)
     }
 
     fn route(&mut self) -> Result<(), Status> {
@@ -310,6 +320,9 @@ impl Connection {
         }
     }
 }
+
+/// What keeps the proxy from reading: more than its least limit.
+const STOP: &[u8] = &[0; 2];
 
 /// Tells access logs something of the connection. Nothing depends on it: a proxy that cannot take it logs without.
 fn tell(name: &str, value: &str) {

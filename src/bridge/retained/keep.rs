@@ -95,6 +95,11 @@ impl Keeper {
         }
     }
 
+    /// Whether no message is on its way.
+    pub(in crate::bridge) const fn is_settled(&self) -> bool {
+        self.messages == 0
+    }
+
     /// Whether one more message may be on its way; if so, it is to come to [`Keeper::keep`] or [`Keeper::forget`].
     pub(in crate::bridge) const fn admit(&mut self, payload_len: usize) -> bool {
         let has_room =
@@ -206,6 +211,11 @@ impl Keeper {
             Stage::Publishing { returned: true } => Ok(self.finish(Event::Unkept)),
             Stage::Deleting => Err(misbehaved),
         }
+    }
+
+    /// The broker could not take the message.
+    pub(in crate::bridge) fn nacked(&mut self) -> Option<Outcome> {
+        self.finish(Event::Unkept)
     }
 
     fn create(&mut self, broker: &mut BrokerSide) {

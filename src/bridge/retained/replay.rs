@@ -164,6 +164,11 @@ impl Replayer {
         }
     }
 
+    /// Whether messages are still looked for. Those that another reader holds are waited for besides.
+    pub(in crate::bridge) fn is_searching(&self) -> bool {
+        !matches!(self.phase, Phase::Idle) || !self.jobs.is_empty()
+    }
+
     /// When the first of the queues that are waited for is to be given up.
     pub(in crate::bridge) fn wakes_at(&self) -> Option<Instant> {
         self.waiting.values().map(|&(_, until)| until).min()

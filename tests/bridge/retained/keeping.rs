@@ -8,15 +8,15 @@ fn a_message_is_kept_once_it_is_taken_and_acknowledged_once_it_is_kept() {
         both("{}", |t| {
             t.log_in();
             t.client(publish_flags(qos << 1 | 1, 7, "a/b", b"hi"));
-            t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-            let properties = t.expect_publish(CONFIRM, "a.b", b"hi");
+            t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+            let properties = t.expect_publish(PUBLISH, "a.b", b"hi");
             assert_eq!(
                 header(&properties, "x-leveret-retained"),
                 Some(long("")),
                 "it says that it is kept, too"
             );
             t.expect_silence();
-            t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
             t.hears_nothing();
             t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
             let kept = expect_kept(t, KEEP, "a.b", b"hi");
@@ -52,9 +52,9 @@ fn no_payload_clears() {
     both("{}", |t| {
         t.log_in();
         t.client(publish_flags(3, 7, "a/b", b""));
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "a.b", b"");
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a.b", b"");
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
         t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
         t.expect(KEEP, delete_queue(&queue_of("a.b"), false));
         t.replies(KEEP, [channel_open_ok(), confirm_select_ok(), exchange_declared()]);
@@ -71,8 +71,8 @@ fn a_newer_message_takes_the_place_of_one_that_waits() {
         keeping(t, "a", b"0", "a");
         for n in 1..4_u8 {
             t.client(publish_flags(3, 7 + u16::from(n), "a", &[n]));
-            t.expect_publish(CONFIRM, "a", &[n]);
-            t.reply(CONFIRM, ack(1 + u64::from(n), false));
+            t.expect_publish(PUBLISH, "a", &[n]);
+            t.reply(PUBLISH, ack(1 + u64::from(n), false));
         }
         t.expect_silence();
         t.reply(KEEP, ack(1, false));
@@ -90,11 +90,11 @@ fn what_the_broker_does_not_take_is_not_kept() {
     both(r#"{"on_unauthorized": "drop"}"#, |t| {
         t.log_in();
         t.client(publish_flags(1, 0, "secret", b"x"));
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "secret", b"x");
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok()]);
-        t.reply(CONFIRM, channel_close(403, "ACCESS_REFUSED", (60, 40)));
-        t.expect(CONFIRM, channel_close_ok());
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "secret", b"x");
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
+        t.reply(PUBLISH, channel_close(403, "ACCESS_REFUSED", (60, 40)));
+        t.expect(PUBLISH, channel_close_ok());
         t.expect_silence();
         t.stays_open();
         assert_eq!((t.counter("unauthorized"), t.counter("retained.kept")), (1, 0));
@@ -110,8 +110,8 @@ fn a_user_who_may_keep_nothing_publishes_all_the_same() {
         t.hears(puback(7));
         // It is not tried again.
         t.client(publish_flags(3, 8, "b", b"x"));
-        t.expect_publish(CONFIRM, "b", b"x");
-        t.reply(CONFIRM, ack(2, false));
+        t.expect_publish(PUBLISH, "b", b"x");
+        t.reply(PUBLISH, ack(2, false));
         t.hears(puback(8));
         t.expect_silence();
         assert_eq!(t.counter("retained.unkept"), 2);
@@ -139,9 +139,9 @@ fn a_message_that_is_too_large_is_routed_and_clears() {
     both(r#"{"retained_max_size": 3}"#, |t| {
         t.log_in();
         t.client(publish_flags(3, 7, "a", b"long"));
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "a", b"long");
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a", b"long");
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
         t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
         t.expect(KEEP, delete_queue(&queue_of("a"), false));
         assert_eq!(t.counter("retained.unkept"), 1);
@@ -154,9 +154,9 @@ fn a_topic_with_a_line_break_is_routed_and_keeps_nothing() {
     both("{}", |t| {
         t.log_in();
         t.client(publish_flags(3, 7, "se\ncret", b"x"));
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "se\ncret", b"x");
-        t.replies(CONFIRM, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "se\ncret", b"x");
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
         t.hears(puback(7));
         t.expect_silence();
     });
@@ -168,12 +168,12 @@ fn what_a_client_publishes_with_its_last_bytes_is_sent_to_be_kept_at_once() {
     both("{}", |t| {
         t.log_in();
         t.client([publish_flags(1, 0, "a/b", b"bye"), DISCONNECT.to_vec()].concat());
-        t.expect_all(CONFIRM, [channel_open(), confirm_select()]);
-        t.expect_publish(CONFIRM, "a.b", b"bye");
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a.b", b"bye");
         // On the same channel: when that is refused, the broker does not look at this.
-        t.expect(CONFIRM, declare_exchange());
-        expect_made(t, CONFIRM, "a.b", &["", "a", "a.b"]);
-        expect_kept(t, CONFIRM, "a.b", b"bye");
+        t.expect(PUBLISH, declare_exchange());
+        expect_made(t, PUBLISH, "a.b", &["", "a", "a.b"]);
+        expect_kept(t, PUBLISH, "a.b", b"bye");
         t.expect_goodbye();
         t.expect_silence();
     });

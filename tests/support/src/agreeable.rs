@@ -20,6 +20,8 @@ pub struct Broker {
     /// What is published on a channel in tx mode, from the content header on, and how often it was committed.
     uncommitted: BTreeMap<u16, Vec<u8>>,
     commits: u64,
+    /// A message was published on this channel for a queue that it consumes.
+    claims: BTreeMap<u16, Consumer>,
     seen: Vec<(u16, u16)>,
     body_bytes: u64,
 }
@@ -48,6 +50,14 @@ impl Broker {
         while let Some((kind, channel, payload)) = self.next_frame() {
             if self.uncommitted.contains_key(&channel) && matches!(kind, HEADER | BODY) {
                 self.uncommitted.entry(channel).or_default().extend(frame(kind, channel, &payload));
+                continue;
+            }
+            if kind == HEADER
+                && let Some(Consumer { queue, tag, .. }) = self.claims.remove(&channel)
+            {
+                let arguments = [&short(&tag)[..], &CLAIM_TAG.to_be_bytes(), &[0], &short(b""), &queue];
+                answers.extend(method(channel, 60, 60, &arguments.concat()));
+                answers.extend(frame(HEADER, channel, &payload));
                 continue;
             }
             match kind {
@@ -159,6 +169,16 @@ impl Broker {
                 self.consumers.retain(|consumer| consumer.tag != tag[1..]);
                 method(channel, 60, 31, &tag)
             }
+            (60, 40) => {
+                let exchange = read_short(&arguments[2..]);
+                let queue = read_short(&arguments[2 + exchange.len()..]);
+                let is_claim =
+                    |it: &&Consumer| it.channel == channel && it.queue == queue && it.tag == b"lock";
+                if let Some(consumer) = self.consumers.iter().find(is_claim) {
+                    self.claims.insert(channel, consumer.clone());
+                }
+                Vec::new()
+            }
             (90, 10) => {
                 self.uncommitted.insert(channel, Vec::new());
                 method(channel, 90, 11, &[])
@@ -178,6 +198,9 @@ impl Broker {
         let Some(Consumer { queue, tag, .. }) = self.consumers.iter().find(|it| it.channel == channel) else {
             return Vec::new();
         };
+        if content.is_empty() {
+            return Vec::new();
+        }
         self.commits += 1;
         let arguments = [&short(tag)[..], &self.commits.to_be_bytes(), &[0], &short(b""), queue];
         [method(channel, 60, 60, &arguments.concat()), content].concat()
@@ -228,6 +251,7 @@ fn read_short(bytes: &[u8]) -> Vec<u8> {
     bytes[..=usize::from(bytes[0])].to_vec()
 }
 
+const CLAIM_TAG: u64 = 1_000_000;
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;

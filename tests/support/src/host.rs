@@ -314,5 +314,5 @@ const UNKNOWN: u32 = 0;
 const LOCAL: u32 = 1;
 const REMOTE: u32 = 2;
 /// `per_connection_buffer_limit_bytes` in the files we ship.
-const SHIPPED_BUFFER_LIMIT: usize = 262_144;
+const SHIPPED_BUFFER_LIMIT: usize = 1;
 const NANOS_PER_MILLI: u64 = 1_000_000;

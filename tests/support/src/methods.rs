@@ -17,18 +17,16 @@ pub const CONNECTION: u16 = 0;
 pub const TOPOLOGY: u16 = 1;
 /// Where the lock is taken and messages are delivered.
 pub const CONSUME: u16 = 2;
-/// Where QoS 0 is published.
+/// Where messages are published.
 pub const PUBLISH: u16 = 3;
-/// Where QoS 1 and 2 are published.
-pub const CONFIRM: u16 = 4;
 
 /// Where the will is.
-pub const WILL: u16 = 5;
+pub const WILL: u16 = 4;
 
 /// Where retained messages are kept.
-pub const KEEP: u16 = 6;
+pub const KEEP: u16 = 5;
 /// Where retained messages are asked for.
-pub const REPLAY: u16 = 7;
+pub const REPLAY: u16 = 6;
 
 /// Queues of a session of the client `c` that is kept, by level.
 pub const KEPT: [&str; 2] = ["mqtt-subscription-cqos0", "mqtt-subscription-cqos1"];
@@ -64,9 +62,9 @@ pub fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> AMQPClass {
     AMQPClass::Connection(connection::AMQPMethod::Tune(tune))
 }
 
-/// connection.tune-ok, for our seven channels.
+/// connection.tune-ok, for our six channels.
 pub fn tune_ok(frame_max: u32, heartbeat: u16) -> AMQPClass {
-    let tune_ok = connection::TuneOk { channel_max: 7, frame_max, heartbeat };
+    let tune_ok = connection::TuneOk { channel_max: 6, frame_max, heartbeat };
     AMQPClass::Connection(connection::AMQPMethod::TuneOk(tune_ok))
 }
 

@@ -6,9 +6,12 @@ use crate::methods as say;
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
     protocol::{AMQPClass, basic, channel, confirm, connection, exchange, queue, tx},
-    types::{AMQPValue, ShortString},
+    types::ShortString,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The delivery tag of claims to a client id.
+pub const CLAIM_TAG: u64 = 1_000_000;
 
 /// One connection's broker side.
 #[derive(Default)]
@@ -23,6 +26,8 @@ pub struct ScriptedBroker {
     /// Channels that are refused, until that is acknowledged.
     closing: BTreeSet<u16>,
     will: Will,
+    /// What the claim to the client id says.
+    claim: Option<basic::AMQPProperties>,
     refusals: Vec<Refusal>,
     marks: Marks,
 }
@@ -31,8 +36,6 @@ pub struct ScriptedBroker {
 /// module, so conversations leave it out.
 #[derive(Default)]
 struct Marks {
-    /// How much longer than 10 s the lock lives.
-    lock: Option<i64>,
     /// The ending of names.
     own: Option<String>,
 }
@@ -77,6 +80,9 @@ impl ScriptedBroker {
                 .unwrap_or_else(|error| panic!("not AMQP: {error}: {:?}", &self.unread[..length]));
             assert!(rest.is_empty(), "amq-protocol and the frame's size disagree");
             self.unread.drain(..length);
+            if let AMQPFrame::Header(say::CONSUME, header) = &frame {
+                self.claim = Some(header.properties.clone());
+            }
             let frame = self.marks.leave_out(frame);
             self.heard.push_back(frame);
         }
@@ -117,6 +123,29 @@ impl ScriptedBroker {
         self.refusals.push(Refusal { is_meant: Box::new(is_meant), times, code, text });
     }
 
+    /// The claim goes to its consumer, who is the one that published it.
+    pub fn claim(&mut self) -> Vec<u8> {
+        let properties = self.claim.clone().expect("a claim was published");
+        self.claim_of(properties)
+    }
+
+    /// Another connection's claim is delivered.
+    pub fn another_claim(&mut self) -> Vec<u8> {
+        self.claim_of(say::mode(1))
+    }
+
+    fn claim_of(&mut self, properties: basic::AMQPProperties) -> Vec<u8> {
+        let announced = say::deliver_from_queue(say::LOCK, "lock", CLAIM_TAG);
+        [method(say::CONSUME, announced), header(say::CONSUME, 0, properties)].concat()
+    }
+
+    /// Passes over the acknowledgement of a delivery to a consumer; whether there was one.
+    pub fn forget_ack(&mut self, delivery_tag: u64) -> bool {
+        let ack = AMQPFrame::Method(say::CONSUME, say::ack(delivery_tag, false));
+        let at = self.heard.iter().position(|frame| *frame == ack);
+        at.is_some_and(|at| self.heard.remove(at).is_some())
+    }
+
     /// A channel is refused out of the blue: what comes on it is not looked at until that is acknowledged.
     pub fn close_channel(&mut self, channel: u16, code: u16, text: &str) -> Vec<u8> {
         self.close(channel, say::channel_close(code, text, (0, 0)))
@@ -152,6 +181,7 @@ impl ScriptedBroker {
                 self.will.body.extend(bytes);
                 return Vec::new();
             }
+            AMQPFrame::Header(say::CONSUME, _) => return self.claim(),
             AMQPFrame::Header(_, header) => return self.confirm(channel, header.body_size, 0),
             AMQPFrame::Body(_, bytes) => return self.confirm(channel, 0, bytes.len() as u64),
             AMQPFrame::Method(_, request) => request,
@@ -255,10 +285,7 @@ impl Marks {
         use {basic::AMQPMethod as B, queue::AMQPMethod as Q};
         let AMQPFrame::Method(_, method) = &mut frame else { return frame };
         match method {
-            AMQPClass::Queue(Q::Declare(declare)) => {
-                self.leave_out_lock(declare);
-                self.leave_out_own(&mut declare.queue);
-            }
+            AMQPClass::Queue(Q::Declare(it)) => self.leave_out_own(&mut it.queue),
             AMQPClass::Queue(Q::Delete(it)) => self.leave_out_own(&mut it.queue),
             AMQPClass::Queue(Q::Bind(it)) => self.leave_out_own(&mut it.queue),
             AMQPClass::Queue(Q::Unbind(it)) => self.leave_out_own(&mut it.queue),
@@ -269,17 +296,6 @@ impl Marks {
             _ => {}
         }
         frame
-    }
-
-    fn leave_out_lock(&mut self, declare: &mut queue::Declare) {
-        if declare.queue.as_str().ends_with("lock")
-            && let Some(&AMQPValue::LongLongInt(expires)) = declare.arguments.inner().get("x-expires")
-        {
-            let mark = expires - 10_000;
-            assert!((0..1 << 14).contains(&mark), "a lock that lives for {expires} ms");
-            assert_eq!(*self.lock.get_or_insert(mark), mark, "a lock with another mark");
-            declare.arguments.insert("x-expires".into(), AMQPValue::LongLongInt(10_000));
-        }
     }
 
     fn leave_out_own(&mut self, name: &mut ShortString) {
@@ -294,12 +310,13 @@ impl Marks {
 }
 
 impl Will {
-    /// It goes to its consumer at once, who is the one that published it.
+    /// It goes to its consumer at once, who is the one that published it. When it is sent, there is none.
     fn deliver(&mut self) -> Vec<u8> {
+        let Some(AMQPContentHeader { body_size, properties, .. }) = self.header.take() else {
+            return Vec::new();
+        };
         self.delivered += 1;
         let announced = say::deliver_from_queue(&self.queue, say::WILL_TAG, self.delivered);
-        let AMQPContentHeader { body_size, properties, .. } =
-            self.header.take().expect("a will is published before it is committed");
         let mut bytes = [method(say::WILL, announced), header(say::WILL, body_size, properties)].concat();
         if body_size > 0 {
             bytes.extend(body(say::WILL, &self.body));

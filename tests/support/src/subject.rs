@@ -72,6 +72,7 @@ struct NativeConnection {
     /// What the client was not let on to.
     held: Vec<u8>,
     client_ended: bool,
+    end_read: bool,
     closed: bool,
 }
 
@@ -103,10 +104,10 @@ impl Native {
         let before = it.to_client.len();
         self.shared.set_clock(self.now.as_nanos());
         act(it, self.now);
-        if !it.held.is_empty() && !it.bridge.is_holding() {
-            it.read_client(self.now);
-        }
         it.drain_to_broker();
+        while it.read_client(self.now) {
+            it.drain_to_broker();
+        }
         let replied = before != it.to_client.len();
         if !it.closed && !replied && it.bridge.close_due() {
             it.closed = true;
@@ -158,13 +159,18 @@ impl Native {
 }
 
 impl NativeConnection {
-    fn read_client(&mut self, now: Instant) {
-        if self.bridge.is_holding() && !self.client_ended {
-            return;
+    /// Gives the core what the client has sent, its end by itself, unless it is to wait. Whether there was anything.
+    fn read_client(&mut self, now: Instant) -> bool {
+        if self.bridge.is_holding() || self.end_read {
+            return false;
         }
         let bytes = std::mem::take(&mut self.held);
-        self.bridge.handle_client(now, bytes, self.client_ended);
-        self.held = self.bridge.take_unread();
+        self.end_read = bytes.is_empty() && self.client_ended;
+        let has_something = !bytes.is_empty() || self.end_read;
+        if has_something {
+            self.bridge.handle_client(now, bytes, self.end_read);
+        }
+        has_something
     }
 
     fn drain_to_broker(&mut self) {
@@ -194,6 +200,7 @@ impl Subject for Native {
             to_client: Vec::new(),
             held: Vec::new(),
             client_ended: false,
+            end_read: false,
             closed: false,
         };
         if self.config.connect_mode == ConnectMode::Eager {
@@ -205,17 +212,11 @@ impl Subject for Native {
     }
 
     fn client_sends(&mut self, connection: Connection, bytes: &[u8]) {
-        self.input(connection, |it, now| {
-            it.held.extend(bytes);
-            it.read_client(now);
-        });
+        self.input(connection, |it, _| it.held.extend(bytes));
     }
 
     fn client_ends(&mut self, connection: Connection) {
-        self.input(connection, |it, now| {
-            it.client_ended = true;
-            it.read_client(now);
-        });
+        self.input(connection, |it, _| it.client_ended = true);
     }
 
     fn client_vanishes(&mut self, connection: Connection) {

@@ -183,8 +183,16 @@ impl Talk {
     /// The broker does all that the login of the client `c` with a clean session asks beside the connection.
     pub fn grant_session(&mut self) {
         self.replies(say::CONSUME, [say::channel_open_ok(), say::qos_ok()]);
-        self.replies(say::CONSUME, say::lock_taken());
+        self.grant_lock();
         self.replies(say::TOPOLOGY, [say::channel_open_ok(), say::delete_ok(), say::delete_ok()]);
+    }
+
+    /// The lock is the client's, who acknowledges its claim.
+    pub fn grant_lock(&mut self) {
+        self.replies(say::CONSUME, say::lock_taken());
+        let claim = self.broker.claim();
+        self.broker(claim);
+        assert!(self.broker.forget_ack(scripted_broker::CLAIM_TAG), "{}: the claim's ack", self.name);
     }
 
     /// The broker holds the will.
@@ -298,6 +306,8 @@ impl Talk {
     pub fn expect_lock(&mut self) {
         self.expect_all(say::CONSUME, [say::channel_open(), say::qos(10)]);
         self.expect_all(say::CONSUME, say::take_lock());
+        self.expect(say::CONSUME, say::publish_to_queue(say::LOCK));
+        self.expect_content(say::CONSUME, b"");
     }
 
     /// The next that the broker was told are contents for nobody: it does not notice an end before it has looked at what was ahead of

@@ -102,11 +102,11 @@ pub fn cancelled(consumer_tag: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok))
 }
 
-/// How the lock is taken. The second declare is to tell whether it is still the same queue: by its expiry, which is another one in
-/// each connection; conversations have this one.
-pub fn take_lock() -> [AMQPClass; 4] {
-    let declare = declare_queue(LOCK, arguments([("x-expires", AMQPValue::LongLongInt(10_000))]));
-    [delete_queue(LOCK, false), declare.clone(), consume_queue(LOCK, "lock", true, true), declare]
+/// How the lock is taken; the claim follows.
+pub fn take_lock() -> [AMQPClass; 2] {
+    let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
+    let expires = ("x-expires", AMQPValue::LongLongInt(10_000));
+    [declare_queue(LOCK, arguments([expires, one_active])), consume_queue(LOCK, "lock", false, false)]
 }
 
 /// How it is given back.
@@ -114,9 +114,9 @@ pub fn release_lock() -> [AMQPClass; 2] {
     [cancel_consumer("lock", false), delete_queue(LOCK, true)]
 }
 
-/// The answers to that.
-pub fn lock_taken() -> [AMQPClass; 4] {
-    [super::delete_ok(), declared(LOCK, 0), consumed("lock"), declared(LOCK, 1)]
+/// The answers to that; the claim is delivered then.
+pub fn lock_taken() -> [AMQPClass; 2] {
+    [declared(LOCK, 0), consumed("lock")]
 }
 
 /// queue.declare of a level's queue that outlives the connection by this many ms.

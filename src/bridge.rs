@@ -112,6 +112,7 @@ pub struct Bridge {
     client_ended: bool,
     /// So there are none, until what the client is still owed has come.
     is_parting: bool,
+    has_disconnected: bool,
     unconfirmed: Unconfirmed,
     /// When a message was published last that nobody confirms.
     published_at: Option<Instant>,
@@ -218,6 +219,7 @@ impl Bridge {
             broker: BrokerSide::new(&config),
             from_broker: RecvBuffer::default(),
             client_ended: false,
+            has_disconnected: false,
             is_parting: false,
             unconfirmed: Unconfirmed::default(),
             published_at: None,
@@ -295,17 +297,7 @@ impl Bridge {
             }
             State::LoggingIn | State::Connected | State::Leaving => {
                 self.from_broker.push(bytes);
-                let mut buffer = core::mem::take(&mut self.from_broker);
-                let mut input = buffer.unparsed();
-                let result = self.broker_notices(now, &mut input);
-                let left = input.len();
-                buffer.keep_last(left);
-                self.from_broker = buffer;
-                if let Err(error) = result {
-                    self.fail(now, error);
-                } else {
-                    self.go_on(now);
-                }
+                self.read_broker(now);
             }
             State::AwaitConnect | State::Refusing(_) | State::Over => {}
         }
@@ -313,6 +305,22 @@ impl Bridge {
             self.fail(now, Error::BrokerGone);
         }
         self.settle(now);
+    }
+
+    fn read_broker(&mut self, now: Instant) {
+        let mut buffer = core::mem::take(&mut self.from_broker);
+        let mut input = buffer.unparsed();
+        // Who takes leave waits for answers, which may be behind what made it leave.
+        while let Err(error) = self.broker_notices(now, &mut input) {
+            self.fail(now, error);
+            if self.state != State::Leaving {
+                break;
+            }
+        }
+        let left = input.len();
+        buffer.keep_last(left);
+        self.from_broker = buffer;
+        self.go_on(now);
     }
 
     /// The client's connection is gone; nothing can be sent either way any more.

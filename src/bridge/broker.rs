@@ -281,7 +281,11 @@ impl BrokerSide {
         amqp::body(out, channel, frame_max, body);
     }
 
+    /// Acknowledges a delivery; behind connection.close nobody would look at it.
     pub(super) fn acknowledge(&mut self, role: Role, delivery_tag: u64) {
+        if self.phase == Phase::Closing {
+            return;
+        }
         ClientMethod::BasicAck { delivery_tag }.encode(self.behind_login(), role.channel());
     }
 
@@ -330,10 +334,10 @@ impl BrokerSide {
                 Item::ProtocolHeader => return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected)),
                 Item::Heartbeat => None,
                 Item::Method { channel: 0, method } => self.connection_method(method)?,
-                // What was under way when we said close does not matter any more, not even when it is a refusal.
-                _ if self.phase == Phase::Closing => None,
+                // What was under way when we said close does not matter any more, not even when it is a refusal, but for messages.
+                _ if self.phase == Phase::Closing && !self.is_of_delivery(&item) => None,
                 // No channel can be open before the connection is, and CONNACK comes first.
-                _ if self.phase != Phase::Open => {
+                _ if !matches!(self.phase, Phase::Open | Phase::Closing) => {
                     return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected));
                 }
                 Item::Method { channel, method } => {
@@ -346,6 +350,23 @@ impl BrokerSide {
             if notice.is_some() {
                 return Ok(notice);
             }
+        }
+    }
+
+    /// Whether it is a part of a message for a subscription.
+    fn is_of_delivery(&self, item: &Item<'_>) -> bool {
+        let [_, consume, ..] = &self.channels;
+        match *item {
+            Item::Method { channel, method: BrokerMethod::BasicDeliver { .. } } => {
+                channel == Role::Consume.channel() && consume.incoming == Incoming::Nothing
+            }
+            Item::Header { channel, .. } => {
+                channel == Role::Consume.channel() && matches!(consume.incoming, Incoming::Header(_))
+            }
+            Item::Body { channel, .. } => {
+                channel == Role::Consume.channel() && matches!(consume.incoming, Incoming::Body { .. })
+            }
+            Item::ProtocolHeader | Item::Heartbeat | Item::Method { .. } => false,
         }
     }
 

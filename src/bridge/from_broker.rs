@@ -107,12 +107,10 @@ impl Bridge {
                         replayer.cancelled(consumer_tag);
                     }
                 }
-                Notice::Cancelled { role, consumer_tag } => {
-                    return Err(match &mut self.session {
-                        Some(session) if role == Role::Consume => session.cancelled(consumer_tag),
-                        Some(_) | None => Error::QueueDeleted,
-                    });
-                }
+                Notice::Cancelled { role, consumer_tag } => match &mut self.session {
+                    Some(session) if role == Role::Consume => session.cancelled(consumer_tag)?,
+                    Some(_) | None => return Err(Error::QueueDeleted),
+                },
                 Notice::ChannelClosed { role, why, steps } => self.channel_closed(role, why, steps)?,
                 Notice::Confirmed { role: Role::Keep, number, .. } => {
                     if let Some(keeper) = &mut self.keeper {
@@ -140,7 +138,6 @@ impl Bridge {
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                     self.keep_on(None);
                 }
-                // The client is not there for it any more.
                 Notice::Nacked { role: Role::Publish, number, multiple } => {
                     self.nacked(number, multiple)
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
@@ -155,11 +152,12 @@ impl Bridge {
                         replayer.confirmed(number, multiple, &mut self.broker);
                     }
                 }
-                Notice::Deliver { .. } if self.state == State::Leaving => self.arriving = Arriving::Unwanted,
-                Notice::Deliver { consumer_tag, delivery_tag, .. }
-                    if consumer_tag == lock::CONSUMER_TAG.as_bytes() =>
-                {
+                Notice::Deliver { consumer_tag, delivery_tag, .. } if lock::is_consumer(consumer_tag) => {
                     self.arriving = Arriving::Claim { delivery_tag };
+                }
+                // The client is not there for it any more; but what it published itself may come behind its DISCONNECT.
+                Notice::Deliver { .. } if self.state == State::Leaving && !self.has_disconnected => {
+                    self.arriving = Arriving::Unwanted;
                 }
                 Notice::Deliver { consumer_tag, delivery_tag, redelivered, is_direct, routing_key } => {
                     let session = self.session.as_ref();
@@ -273,6 +271,10 @@ impl Bridge {
     fn deliver(&mut self, header: &ContentHeader<'_>) -> Result<(), Error> {
         if let (Arriving::Claim { delivery_tag }, Some(session)) = (self.arriving, &mut self.session) {
             self.arriving = Arriving::Unwanted;
+            // A newcomer gets its claim back when we have gone.
+            if self.state == State::Leaving {
+                return Ok(());
+            }
             session.claimed(header.text(CLAIM.as_bytes()))?;
             self.broker.acknowledge(Role::Consume, delivery_tag);
             return Ok(());

@@ -106,6 +106,7 @@ impl Bridge {
             Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
+                self.has_disconnected = true;
                 self.events.push_back(Event::Disconnected);
                 self.withdraw_will();
                 self.leave(now);

@@ -24,7 +24,7 @@ use super::channel::Role;
 use super::session::Refused;
 use crate::amqp::ShortText;
 use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
-use crate::amqp::{Address, ClientMethod, MethodId, Properties, QueueArguments, QueueFlags, ShortStr};
+use crate::amqp::{Address, ClientMethod, MethodId, Properties, QueueArguments, QueueFlags};
 use crate::error::Error;
 use crate::time::Duration;
 
@@ -37,7 +37,12 @@ const EXPIRES_MS: i64 = 10_000;
 /// How long a newcomer waits for the connection that has the lock.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) const CONSUMER_TAG: ShortStr<'static> = ShortStr::literal("lock");
+const CONSUMER_TAG: &str = "lock";
+
+/// Whether a consumer is the lock's, now or before.
+pub(super) fn is_consumer(consumer_tag: &[u8]) -> bool {
+    consumer_tag.starts_with(CONSUMER_TAG.as_bytes())
+}
 
 /// One request to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,9 @@ pub(super) enum Step {
 
 pub(super) struct Lock {
     name: ShortText,
+    /// Another one each time that it is taken by force, by which the consumer that goes with the old queue is told from the new one.
+    consumer_tag: ShortText,
+    forced: u8,
     /// What this connection's claim says.
     mark: Box<str>,
     state: State,
@@ -78,9 +86,10 @@ pub(super) enum Outcome {
 }
 
 impl Lock {
-    pub(super) const fn new(name: ShortText, mark: Box<str>, is_needed: bool) -> Self {
+    pub(super) fn new(name: ShortText, mark: Box<str>, is_needed: bool) -> Self {
         let state = if is_needed { State::Wanted } else { State::Unneeded };
-        Self { name, mark, state, may_claim: true, attempts_left: ATTEMPTS }
+        let consumer_tag = ShortText::literal(CONSUMER_TAG);
+        Self { name, consumer_tag, forced: 0, mark, state, may_claim: true, attempts_left: ATTEMPTS }
     }
 
     /// How it is taken.
@@ -118,7 +127,7 @@ impl Lock {
             },
             Step::Consume => ClientMethod::BasicConsume {
                 queue,
-                consumer_tag: CONSUMER_TAG,
+                consumer_tag: self.consumer_tag.as_short(),
                 no_ack: false,
                 exclusive: false,
             },
@@ -155,8 +164,12 @@ impl Lock {
     }
 
     /// Nobody has gone in time: the steps by which it is taken all the same.
-    pub(super) const fn force(&mut self) -> &'static [Step] {
+    pub(super) fn force(&mut self) -> &'static [Step] {
         self.state = State::Wanted;
+        self.forced = self.forced.wrapping_add(1);
+        if let Some(tag) = ShortText::new(&format!("{CONSUMER_TAG}{}", self.forced)) {
+            self.consumer_tag = tag;
+        }
         Self::FORCE
     }
 
@@ -173,9 +186,11 @@ impl Lock {
             Some(left) if why.code != ACCESS_REFUSED => {
                 self.attempts_left = left;
                 // One that was made by an earlier version is another.
-                let is_another = why.code == PRECONDITION_FAILED;
+                if why.code == PRECONDITION_FAILED {
+                    return Ok(Outcome::Again(self.force()));
+                }
                 self.state = State::Wanted;
-                Ok(Outcome::Again(if is_another { Self::FORCE } else { Self::STEPS }))
+                Ok(Outcome::Again(Self::STEPS))
             }
             // A user who may have no queues can publish all the same, as with RabbitMQ's plugin.
             _ if may_forgo && why.code == ACCESS_REFUSED => {
@@ -186,8 +201,16 @@ impl Lock {
         }
     }
 
+    /// A consumer of ours is cancelled.
+    ///
+    /// # Errors
+    /// When it is the one by which the lock is held: somebody else has taken over.
+    pub(super) fn cancelled(&mut self, consumer_tag: &[u8]) -> Result<(), Error> {
+        if consumer_tag == self.consumer_tag.as_short().as_bytes() { Err(self.lost()) } else { Ok(()) }
+    }
+
     /// Somebody else has taken over.
-    pub(super) const fn lost(&mut self) -> Error {
+    const fn lost(&mut self) -> Error {
         self.state = State::Lost;
         Error::TakenOver
     }
@@ -195,7 +218,8 @@ impl Lock {
     /// Deletes it, unless a newcomer waits for it.
     pub(super) fn release(&self, broker: &mut BrokerSide) {
         if self.is_pending() || self.is_consumed() {
-            broker.tell(Role::Consume, ClientMethod::BasicCancel { consumer_tag: CONSUMER_TAG });
+            let consumer_tag = self.consumer_tag.as_short();
+            broker.tell(Role::Consume, ClientMethod::BasicCancel { consumer_tag });
             broker.tell(
                 Role::Consume,
                 ClientMethod::QueueDelete { queue: self.name.as_short(), if_unused: true, if_empty: false },

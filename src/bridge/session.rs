@@ -383,9 +383,15 @@ impl Session {
         self.lock.release(broker);
     }
 
-    /// What it means that a consumer of ours is cancelled.
-    pub(super) fn cancelled(&mut self, consumer_tag: &[u8]) -> Error {
-        if consumer_tag == lock::CONSUMER_TAG.as_bytes() { self.lock.lost() } else { Error::QueueDeleted }
+    /// A consumer of ours is cancelled.
+    ///
+    /// # Errors
+    /// When it was needed.
+    pub(super) fn cancelled(&mut self, consumer_tag: &[u8]) -> Result<(), Error> {
+        match lock::is_consumer(consumer_tag) {
+            true => self.lock.cancelled(consumer_tag),
+            false => Err(Error::QueueDeleted),
+        }
     }
 
     /// The queue of a consumer.

@@ -10,7 +10,7 @@ use amq_protocol::{
     types::AMQPValue,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 use support::methods as say;
@@ -38,6 +38,9 @@ pub(super) struct Channel {
 
 pub(super) enum Late {
     ConsumeOk {
+        tag: String,
+    },
+    CancelOk {
         tag: String,
     },
     Deliver {
@@ -106,7 +109,7 @@ impl Broker {
             Some(it) if it.is_closing => {
                 if matches!(frame, AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))))
                 {
-                    self.connection(at.0).channels.remove(&at.1);
+                    self.release_channel(at);
                 }
                 return;
             }
@@ -122,8 +125,10 @@ impl Broker {
             other => panic!("a client does not send {other:?}"),
         };
         if let Err((code, text)) = result {
-            self.release_held(at);
-            *self.channel(at).expect("it was looked at") = Channel { is_closing: true, ..Channel::default() };
+            self.release_consumed(at);
+            let channel = self.channel(at).expect("it was looked at");
+            let unacked = std::mem::take(&mut channel.unacked);
+            *channel = Channel { is_closing: true, unacked, ..Channel::default() };
             self.say(at.0, at.1, say::channel_close(code, &text, id));
         }
     }
@@ -233,16 +238,14 @@ impl Broker {
             M::Consume(consume) => self.consume(at, &consume).map(|()| None),
             M::Cancel(cancel) => {
                 let tag = cancel.consumer_tag.to_string();
-                // Said first: RabbitMQ's queue could still deliver in between, and that is chance enough elsewhere.
-                self.say(
-                    at.0,
-                    at.1,
-                    AMQPClass::Basic(M::CancelOk(basic::CancelOk { consumer_tag: cancel.consumer_tag })),
-                );
-                if let Some(queue) = self.open_channel(at).consumers.remove(&tag) {
-                    self.remove_consumer(&queue, at, &tag);
-                    self.serve_others(&queue);
-                }
+                let Some(queue) = self.open_channel(at).consumers.remove(&tag) else {
+                    let cancel_ok = basic::CancelOk { consumer_tag: cancel.consumer_tag };
+                    return Ok(Some(M::CancelOk(cancel_ok)));
+                };
+                // The queue says so, behind its last delivery.
+                self.open_channel(at).late.push_back(Late::CancelOk { tag: tag.clone() });
+                self.remove_consumer(&queue, at, &tag);
+                self.serve_others(&queue);
                 Ok(None)
             }
             M::Publish(method) => {
@@ -384,6 +387,10 @@ impl Broker {
                     let consume_ok = basic::ConsumeOk { consumer_tag: tag.into() };
                     self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok)));
                 }
+                Late::CancelOk { tag } => {
+                    let cancel_ok = basic::CancelOk { consumer_tag: tag.into() };
+                    self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok)));
+                }
                 Late::Deliver { method, message } => {
                     self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::Deliver(method)), &message);
                 }
@@ -440,6 +447,15 @@ impl Broker {
     pub(super) fn release_channel(&mut self, at: ChannelId) {
         self.release_held(at);
         self.connection(at.0).channels.remove(&at.1);
+    }
+
+    /// What it holds of queues that it consumes goes back; of others, once it has gone.
+    fn release_consumed(&mut self, at: ChannelId) {
+        let Some(channel) = self.channel(at) else { return };
+        let consumed: BTreeSet<String> = channel.consumers.values().cloned().collect();
+        let others = channel.unacked.extract_if(.., |_, it| !consumed.contains(&it.queue)).collect();
+        self.release_held(at);
+        self.open_channel(at).unacked = others;
     }
 
     /// Each queue has its messages again before somebody else is served from it.

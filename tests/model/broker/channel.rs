@@ -1,7 +1,7 @@
 //! Channels: each method and what it is answered.
 
 use super::exchange::{Binding, Kind};
-use super::publish::{Confirms, Incoming, Transaction};
+use super::publish::{Confirms, Incoming, Transaction, Verdict};
 use super::queue::{Consumer, Refusal, Stored};
 use super::{Broker, ChannelId, Message};
 use amq_protocol::{
@@ -254,19 +254,16 @@ impl Broker {
             }
             M::Get(get) => self.get(at, &get).map(|()| None),
             M::Ack(ack) => {
-                for (tag, unacked) in self.acknowledged(at, ack.delivery_tag, ack.multiple)? {
-                    match &mut self.open_channel(at).transaction {
-                        Some(transaction) => transaction.acknowledged.push((tag, unacked)),
-                        None => {
-                            self.settle(at, &unacked);
-                            self.run(&unacked.queue);
-                        }
-                    }
-                }
-                Ok(None)
+                self.judge(at, (ack.delivery_tag, ack.multiple), Verdict::Acknowledged).map(|()| None)
             }
-            M::Nack(nack) => self.nack(at, nack.delivery_tag, nack.multiple, nack.requeue).map(|()| None),
-            M::Reject(reject) => self.nack(at, reject.delivery_tag, false, reject.requeue).map(|()| None),
+            M::Nack(nack) => {
+                let verdict = Verdict::Rejected { requeue: nack.requeue };
+                self.judge(at, (nack.delivery_tag, nack.multiple), verdict).map(|()| None)
+            }
+            M::Reject(reject) => {
+                let verdict = Verdict::Rejected { requeue: reject.requeue };
+                self.judge(at, (reject.delivery_tag, false), verdict).map(|()| None)
+            }
             other => panic!("not in this broker: {other:?}"),
         }
     }
@@ -337,23 +334,31 @@ impl Broker {
         channel.late.push_back(Late::Deliver { method: deliver, message });
     }
 
-    fn nack(
+    /// Deliveries are acknowledged or given back: at once, or when the transaction is committed.
+    fn judge(
         &mut self,
         at: ChannelId,
-        delivery_tag: u64,
-        multiple: bool,
-        requeue: bool,
+        (delivery_tag, multiple): (u64, bool),
+        verdict: Verdict,
     ) -> Result<(), Refusal> {
-        for (_, unacked) in self.acknowledged(at, delivery_tag, multiple)? {
-            let name = unacked.queue.clone();
-            self.settle(at, &unacked);
-            match requeue {
-                true => self.requeue(unacked),
-                false => self.reject(&unacked),
+        for (tag, unacked) in self.acknowledged(at, delivery_tag, multiple)? {
+            match &mut self.open_channel(at).transaction {
+                Some(transaction) => transaction.settled.push((tag, unacked, verdict)),
+                None => self.settle_now(at, unacked, verdict),
             }
-            self.serve_others(&name);
         }
         Ok(())
+    }
+
+    pub(super) fn settle_now(&mut self, at: ChannelId, unacked: Unacked, verdict: Verdict) {
+        let name = unacked.queue.clone();
+        self.settle(at, &unacked);
+        match verdict {
+            Verdict::Acknowledged => return self.run(&name),
+            Verdict::Rejected { requeue: true } => self.requeue(unacked),
+            Verdict::Rejected { requeue: false } => self.reject(&unacked),
+        }
+        self.serve_others(&name);
     }
 
     /// Deliveries that an acknowledgement is about. 0 with `multiple` is all there are.
@@ -465,7 +470,7 @@ impl Broker {
         let transaction = channel.transaction.take().unwrap_or_default();
         let unacked = std::mem::take(&mut channel.unacked)
             .into_values()
-            .chain(transaction.acknowledged.into_iter().map(|(_, unacked)| unacked));
+            .chain(transaction.settled.into_iter().map(|(_, unacked, _)| unacked));
         let mut queues: BTreeMap<String, Vec<Unacked>> = BTreeMap::new();
         for it in unacked {
             queues.entry(it.queue.clone()).or_default().push(it);

@@ -214,7 +214,7 @@ fn what_comes_back_takes_its_old_place() {
 
 #[test]
 fn a_will_is_sent_when_its_holder_ends_and_not_when_its_queue_is_deleted() {
-    let ends: [fn(&mut Both, usize); 5] = [
+    let ends: [fn(&mut Both, usize); 7] = [
         |b, holder| b.loses(holder),
         |b, holder| b.says(holder, 0, [say::goodbye()]),
         |b, holder| b.says(holder, 1, [say::channel_close(200, "done", (0, 0))]),
@@ -227,6 +227,17 @@ fn a_will_is_sent_when_its_holder_ends_and_not_when_its_queue_is_deleted() {
             let publish = to("", "truth-will");
             b.says(holder, 1, [ack(1, false)]);
             b.publishes(holder, 1, publish, b"another");
+            b.loses(holder);
+        },
+        |b, holder| {
+            // Sent by its holder, which knows so when the queue is gone.
+            b.says(holder, 1, [nack(1, false), tx_commit()]);
+            b.says(holder, 1, [delete("truth-will")]);
+            b.loses(holder);
+        },
+        |b, holder| {
+            b.says(holder, 1, [nack(1, false), tx_rollback()]);
+            b.says(holder, 1, [delete("truth-will")]);
             b.loses(holder);
         },
     ];

@@ -289,6 +289,7 @@ fn it_reads_a_publish() {
         mqtt_headers,
         retained: Some(b"a.b"),
         cc: Some(b"q"),
+        claim: Some(b"x"),
         priority: Some(1),
         expires_at_once: true,
     };
@@ -312,7 +313,8 @@ fn it_reads_a_publish() {
     let mqtt =
         [("x-mqtt-publish-qos", AMQPValue::ShortShortInt(1)), ("x-mqtt-dup", AMQPValue::Boolean(false))];
     let cc = AMQPValue::FieldArray(FieldArray::from(vec![text("q")]));
-    let every = mqtt.clone().into_iter().chain([("x-leveret-retained", text("a.b")), ("CC", cc)]);
+    let ours = [("x-leveret-retained", text("a.b")), ("CC", cc), ("x-leveret-claim", text("x"))];
+    let every = mqtt.clone().into_iter().chain(ours);
     assert_eq!(
         read(&out),
         [

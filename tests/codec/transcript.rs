@@ -219,7 +219,9 @@ fn method_text(method: BrokerMethod<'_>) -> String {
         BrokerMethod::BasicAck { delivery_tag, multiple } => {
             format!("basic.ack {delivery_tag} multiple={multiple}")
         }
-        BrokerMethod::BasicNack => "basic.nack".into(),
+        BrokerMethod::BasicNack { delivery_tag, multiple } => {
+            format!("basic.nack {delivery_tag} multiple={multiple}")
+        }
         BrokerMethod::ConfirmSelectOk => "confirm.select-ok".into(),
         BrokerMethod::BasicCancelOk => "basic.cancel-ok".into(),
         BrokerMethod::TxSelectOk => "tx.select-ok".into(),

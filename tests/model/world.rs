@@ -3,7 +3,7 @@
 use crate::broker::{Broker, ConnectionId};
 use bytes::BytesMut;
 use leveret::{
-    Bridge, Config, Gate, Peer,
+    Bridge, Config, Gate, Peer, Timer,
     time::{Duration, Instant},
 };
 use mqttbytes::{QoS, v4::Packet};
@@ -84,6 +84,8 @@ struct Link {
     heard: Vec<Heard>,
     keep_alive: u64,
     spoke: u64,
+    /// How much longer than for all others it has been for its bridge, which has waited while nothing happened.
+    waited: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +127,7 @@ impl World {
     pub(crate) fn connect(&mut self, connect: Vec<u8>, keep_alive: u64, holds_acks: bool) -> LinkId {
         let id = LinkId(self.links.len());
         let address = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 40_000)));
-        let mut bridge = Bridge::new(self.config.clone(), self.gate.clone(), self.instant());
+        let mut bridge = Bridge::new(self.config.clone(), self.gate.clone(), self.instant(id.0));
         bridge.handle_peer(Peer { address, nonce: id.0 as u128, ..Peer::default() });
         self.links.push(Link {
             bridge,
@@ -142,6 +144,7 @@ impl World {
             heard: Vec::new(),
             keep_alive: keep_alive * 1000,
             spoke: self.now,
+            waited: 0,
         });
         id
     }
@@ -178,7 +181,7 @@ impl World {
 
     /// A connection ends without DISCONNECT, or will when somebody notices.
     pub(crate) fn end(&mut self, id: LinkId, end: End) {
-        let now = self.instant();
+        let now = self.instant(id.0);
         let link = &mut self.links[id.0];
         match end {
             End::Fin => link.client_ends = true,
@@ -219,6 +222,7 @@ impl World {
             match self.random.choice(&turns) {
                 Some(&(at, turn)) => self.turn(at, turn),
                 None if self.broker.step() => {}
+                None if self.lose_patience() => {}
                 None => return,
             }
         }
@@ -242,8 +246,23 @@ impl World {
         }
     }
 
-    fn instant(&self) -> Instant {
-        Instant::ZERO + Duration::from_millis(self.now)
+    fn instant(&self, at: usize) -> Instant {
+        Instant::ZERO + Duration::from_millis(self.now + self.links.get(at).map_or(0, |link| link.waited))
+    }
+
+    /// A bridge has waited in vain for another one to go; whether there is one.
+    fn lose_patience(&mut self) -> bool {
+        for at in 0..self.links.len() {
+            let now = self.instant(at);
+            let link = &mut self.links[at];
+            if matches!(link.state, State::Up | State::Unplugged)
+                && let Some((due, Timer::Takeover)) = link.bridge.poll_timeout()
+            {
+                link.waited += (due.as_nanos() - now.as_nanos()).div_ceil(NANOS_PER_MILLI);
+                return true;
+            }
+        }
+        false
     }
 
     /// What the broker has said is on its way.
@@ -263,7 +282,9 @@ impl World {
         if matches!(link.state, State::HostGone | State::Closed) {
             return turns;
         }
-        if !link.from_client.is_empty() {
+        if link.bridge.is_holding() {
+            // Nothing of the client's is read, not even its end.
+        } else if !link.from_client.is_empty() {
             turns.push(Turn::ClientBytes);
         } else if link.client_ends {
             turns.push(Turn::ClientEnd);
@@ -276,14 +297,14 @@ impl World {
         } else if link.amqp.is_some_and(|amqp| self.broker.has_closed(amqp)) {
             turns.push(Turn::BrokerEnd);
         }
-        if link.bridge.poll_timeout().is_some_and(|(due, _)| due <= self.instant()) {
+        if link.bridge.poll_timeout().is_some_and(|(due, _)| due <= self.instant(at)) {
             turns.push(Turn::Timeout);
         }
         turns
     }
 
     fn turn(&mut self, at: usize, turn: Turn) {
-        let now = self.instant();
+        let now = self.instant(at);
         let random = &mut self.random;
         let link = &mut self.links[at];
         let mut replied = false;
@@ -429,6 +450,8 @@ fn piece(random: &mut fastrand::Rng, bytes: &mut Vec<u8>) -> Vec<u8> {
     let length = if most == usize::MAX { bytes.len() } else { length };
     bytes.drain(..length).collect()
 }
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// Milliseconds: every timer that counts is longer.
 const STRIDE: u64 = 5_000;

@@ -74,13 +74,11 @@ pub(super) fn consume(queue: &str, tag: &str, no_ack: bool, exclusive: bool) -> 
     }))
 }
 
-/// Once its queue is gone, it does not want another one of the same name.
-pub(super) fn consume_for_good(queue: &str, tag: &str) -> AMQPClass {
+/// As [`consume`], but once its queue is gone, it does not want another one of the same name.
+pub(super) fn consume_in_line(queue: &str, tag: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
         queue: queue.into(),
         consumer_tag: tag.into(),
-        no_ack: true,
-        exclusive: true,
         arguments: say::table([("x-cancel-on-ha-failover", AMQPValue::Boolean(true))]),
         ..basic::Consume::default()
     }))

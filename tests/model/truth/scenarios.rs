@@ -5,6 +5,7 @@ use super::{Both, both};
 use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::AMQPValue;
 use support::methods as say;
+use support::scripted_broker as write;
 
 #[test]
 fn a_refused_method_closes_its_channel_and_nothing_more_is_looked_at() {
@@ -114,21 +115,65 @@ fn one_consumer_alone() {
     });
 }
 
+/// A claim goes to the connection that has the lock, and comes back when that has gone.
 #[test]
-fn a_newcomer_takes_the_lock() {
-    both("lock", |b| {
-        let (old, new) = (b.connect(), b.connect());
-        let lock = || {
-            [delete("truth-lock"), declare("truth-lock", AUTO, &[]), consume_for_good("truth-lock", "lock")]
-        };
-        b.says(old, 1, lock());
-        b.says(new, 1, lock());
-        b.says(old, 1, [passive("truth-lock")]);
-        b.says(old, 0, [say::goodbye()]);
-        b.says(new, 2, [passive("truth-lock")]);
-        b.says(new, 0, [say::goodbye()]);
-        let third = b.connect();
-        b.says(third, 2, [passive("truth-lock")]);
+fn a_newcomer_waits_for_the_lock() {
+    for politely in [true, false] {
+        both("lock", |b| {
+            let (old, new) = (b.connect(), b.connect());
+            takes_lock(b, old, "truth-lock", []);
+            b.says(old, 1, [ack(1, false)]);
+            takes_lock(b, new, "truth-lock", []);
+            b.says(new, 2, [passive("truth-lock")]);
+            match politely {
+                // Another one waits, so the queue stays.
+                true => {
+                    b.says(old, 1, [cancel("lock"), delete_if_unused("truth-lock")]);
+                    b.says(old, 0, [say::goodbye()]);
+                }
+                false => b.loses(old),
+            }
+            b.says(new, 1, [ack(1, false)]);
+            b.says(new, 1, [cancel("lock"), delete_if_unused("truth-lock")]);
+            b.says(new, 2, [passive("truth-lock")]);
+        });
+    }
+}
+
+/// Whoever has it is told, and so would be who takes it, if it did not give up its own place first.
+#[test]
+fn a_newcomer_takes_the_lock_by_force() {
+    both("lock by force", |b| {
+        let (old, new, force) = (b.connect(), b.connect(), "truth-force");
+        takes_lock(b, old, force, []);
+        b.says(old, 1, [ack(1, false)]);
+        takes_lock(b, new, force, []);
+        takes_lock(b, new, force, [cancel("lock"), delete(force)]);
+        b.says(old, 1, [ack(2, false)]);
+        b.says(new, 1, [ack(1, false), passive(force)]);
+        b.says(new, 1, [delete(force)]);
+    });
+}
+
+/// In one flight, with a claim behind it.
+fn takes_lock<const N: usize>(b: &mut Both, connection: usize, lock: &str, before: [AMQPClass; N]) {
+    let expires = ("x-expires", AMQPValue::LongLongInt(10_000));
+    let steps = [declare(lock, DURABLE, &[expires, SINGLE_ACTIVE]), consume_in_line(lock, "lock")];
+    let steps = before.into_iter().chain(steps);
+    let mut bytes: Vec<u8> = steps.flat_map(|step| write::method(1, step)).collect();
+    bytes.extend(write::method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(to("", lock)))));
+    bytes.extend(write::header(1, 0, say::mode(1)));
+    b.sends(connection, &bytes);
+}
+
+#[test]
+fn zz_tmp() {
+    both("tmp", |b| {
+        let (old, new, force) = (b.connect(), b.connect(), "truth-tmp");
+        takes_lock(b, old, force, []);
+        b.says(old, 1, [ack(1, false)]);
+        takes_lock(b, new, force, []);
+        takes_lock(b, new, force, [delete(force)]);
     });
 }
 

@@ -109,6 +109,10 @@ impl Bridge {
                 self.has_disconnected = true;
                 self.events.push_back(Event::Disconnected);
                 self.withdraw_will();
+                if let Some(session) = self.session.as_mut().filter(|_| !self.client_ended) {
+                    session.leave_groups();
+                }
+                self.ask_steps();
                 self.leave(now);
             }
         }
@@ -170,7 +174,9 @@ impl Bridge {
         self.rights = Some(rights);
         self.attempt = attempt;
         self.throttle = Throttle::new(&self.tenant.quota, seat);
-        self.session = Some(Session::new(queues, has_own_id, connect.clean_session, &self.config));
+        let max_shared = self.tenant.quota.max_shared_subscriptions;
+        self.session =
+            Some(Session::new(queues, has_own_id, connect.clean_session, &self.config, max_shared));
         self.ask_steps();
         Ok(())
     }

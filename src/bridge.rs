@@ -44,7 +44,7 @@ use std::hash::DefaultHasher;
 use std::rc::Rc;
 
 use crate::config::Config;
-use crate::error::{Error, Limit, TimedOut};
+use crate::error::{Error, TimedOut};
 use crate::event::Event;
 use crate::metrics::{Measures, Metric};
 use crate::mqtt::{self, ConnectReturnCode};
@@ -66,8 +66,8 @@ use throttle::{Hold, Throttle};
 use timer::{Beat, Timers};
 use will::Will;
 
-/// The most bytes a client may be owed. Payloads never wait; this is a quarter of a million acknowledgements.
-const MAX_CLIENT_OUTPUT: usize = 1024 * 1024;
+/// With so many bytes that a client is owed, it is not read from. Payloads never wait; these are acknowledgements.
+const MAX_CLIENT_OUTPUT: usize = 32 * 1024;
 
 /// One client connection. Deterministic: the same inputs at the same times give the same outputs.
 ///
@@ -268,8 +268,6 @@ impl Bridge {
         let left = input.len();
         buffer.keep_last(left);
         self.from_client = buffer;
-        // What a broker's bytes make for the client is taken in the same callback; only this piles up.
-        let result = result.and_then(|()| self.check_client_output());
         if let Err(error) = result {
             self.fail(now, error);
         } else if self.client_ended && self.listens_to_client() && self.throttle.hold().is_none() {
@@ -476,6 +474,9 @@ impl Bridge {
 
     /// The broker has said something: what has waited for that goes on.
     fn go_on(&mut self, now: Instant) {
+        if self.listens_to_client() {
+            self.read_filters();
+        }
         let may_go_on = match self.throttle.hold() {
             Some(Hold::Confirm) => self.may_send_more(),
             Some(Hold::Turn) => self.may_take_its_turn(),
@@ -509,8 +510,10 @@ impl Bridge {
         }
     }
 
-    fn check_client_output(&self) -> Result<(), Error> {
-        if self.client.len() > MAX_CLIENT_OUTPUT { Err(Error::Limit(Limit::ClientOutput)) } else { Ok(()) }
+    /// Whether the client is to be given what it is owed before it says more. What a broker's bytes make for it is taken in the same
+    /// callback; only what its own make piles up.
+    const fn is_owed_much(&self) -> bool {
+        self.client.len() > MAX_CLIENT_OUTPUT
     }
 
     /// Ends every input.
@@ -535,6 +538,12 @@ impl Bridge {
         }
         if self.pings.waiting > 0 {
             self.probe();
+        }
+        // Filters that are left cost nothing but their turn, and what the client is owed is taken when the broker says something.
+        let waits_for_a_word = self.session.as_ref().is_some_and(|session| session.subscriptions.is_idle())
+            || self.throttle.hold() == Some(Hold::Turn) && self.is_owed_much();
+        if waits_for_a_word {
+            self.broker.probe();
         }
         self.broker.send_probe();
         if self.state != State::Over {

@@ -37,6 +37,8 @@ pub struct Config {
     pub subscription_ttl: Option<Duration>,
     /// The most messages that wait for a client at QoS 0; then the oldest goes.
     pub qos0_max_length: u32,
+    /// Messages that wait for the members of a shared subscription; then the oldest goes.
+    pub shared_max_length: u32,
     /// How often a will at the broker is renewed: well within the broker's `consumer_timeout`.
     pub will_refresh: Duration,
     /// Budgets and deadlines.

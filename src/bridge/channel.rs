@@ -79,7 +79,7 @@ impl Awaited {
                     matches!(method, B::QueueDeclareOk { .. })
                 }
                 session::Step::Consume(_) => matches!(method, B::BasicConsumeOk),
-                session::Step::Cancel(..) => matches!(method, B::BasicCancelOk),
+                session::Step::Cancel(..) | session::Step::Leave(_) => matches!(method, B::BasicCancelOk),
                 session::Step::Bind(..) => matches!(method, B::QueueBindOk),
                 session::Step::Unbind(..) => matches!(method, B::QueueUnbindOk),
             },

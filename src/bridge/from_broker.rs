@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::broker::Notice;
+use super::broker::{BrokerSide, Notice};
 use super::channel::Role;
 use super::inflight::Confirmed;
 use super::lock;
 use super::queues::Level;
 use super::retained::keep::Keeper;
+use super::retained::replay::Replayer;
 use super::session::{Refused, Session, Step};
-use super::subscribe::Answer;
+use super::subscribe::{Answer, Granted};
 use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
 use crate::amqp::{CLAIM, ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
@@ -363,14 +364,19 @@ impl Bridge {
             match answer {
                 Answer::Suback { id, codes, granted } => {
                     encode::suback(self.client.packet(), id, codes.into_iter());
-                    if let Some(replayer) = &mut self.replayer {
-                        for (binding_key, level) in granted {
-                            replayer.replay(&binding_key, level, &mut self.broker);
-                        }
-                    }
+                    replay(&mut self.replayer, granted, &mut self.broker);
                 }
+                Answer::Granted(granted) => replay(&mut self.replayer, granted, &mut self.broker),
                 Answer::Unsuback(id) => encode::unsuback(self.client.packet(), id),
             }
+        }
+    }
+}
+
+fn replay(replayer: &mut Option<Replayer>, granted: Granted, broker: &mut BrokerSide) {
+    if let Some(replayer) = replayer {
+        for (binding_key, level) in granted {
+            replayer.replay(&binding_key, level, broker);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::amqp::{Address, ClientMethod, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
-use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
+use crate::mqtt::{self, Connect, Filters, Item, Packet, PacketId, Publish, QoS, SubscribeEntries, encode};
 use crate::policy::grants::Budget;
 use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
 use crate::time::{Duration, Instant};
@@ -101,14 +101,18 @@ impl Bridge {
                     encode::pubcomp(self.client.packet(), id);
                 }
             }
-            Packet::Subscribe(subscribe) => self.subscribe(subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Packet::Subscribe(it) => self.filters(it.packet_id, true, it.entries.encoded()),
+            Packet::Unsubscribe(it) => self.filters(it.packet_id, false, it.filters.encoded()),
             Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
                 self.has_disconnected = true;
                 self.events.push_back(Event::Disconnected);
                 self.withdraw_will();
+                if let Some(session) = self.session.as_mut().filter(|_| !self.client_ended) {
+                    session.leave_groups();
+                }
+                self.ask_steps();
                 self.leave(now);
             }
         }
@@ -170,7 +174,9 @@ impl Bridge {
         self.rights = Some(rights);
         self.attempt = attempt;
         self.throttle = Throttle::new(&self.tenant.quota, seat);
-        self.session = Some(Session::new(queues, has_own_id, connect.clean_session, &self.config));
+        let max_shared = self.tenant.quota.max_shared_subscriptions;
+        self.session =
+            Some(Session::new(queues, has_own_id, connect.clean_session, &self.config, max_shared));
         self.ask_steps();
         Ok(())
     }
@@ -265,35 +271,43 @@ impl Bridge {
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe<'_>) {
-        let max_qos = self.tenant.quota.max_qos;
-        let mut budget = Budget::default();
-        let filters: Vec<_> = subscribe
-            .entries
-            .map(|(filter, qos)| {
-                let level = Level::granted(qos.min(max_qos));
-                (self.permitted(filter, level, &mut budget), level)
-            })
-            .collect();
+    fn filters(&mut self, id: PacketId, is_subscribe: bool, encoded: &[u8]) {
         if let Some(session) = &mut self.session {
-            session.subscriptions.subscribe(subscribe.packet_id, filters.into_iter());
+            session.subscriptions.arrive(id, is_subscribe, encoded);
         }
-        self.ask_steps();
-        self.answer_subscriptions();
+        self.read_filters();
     }
 
-    fn unsubscribe(&mut self, unsubscribe: Unsubscribe<'_>) {
-        let filters: Vec<_> = unsubscribe
-            .filters
-            .map(|filter| {
-                if let Some(session) = &mut self.session {
-                    session.subscriptions.uncount(filter);
+    /// Looks at some of the filters that the client has sent, unless too many wait for the broker.
+    pub(super) fn read_filters(&mut self) {
+        let may_find_more = self.replayer.as_ref().is_none_or(Replayer::has_room);
+        let Some(session) = self.session.as_mut().filter(|_| may_find_more) else { return };
+        let Some(mut unread) = session.subscriptions.take_unread() else { return };
+        let mut budget = core::mem::take(&mut unread.budget);
+        let max_qos = self.tenant.quota.max_qos;
+        let mut added = Vec::new();
+        match unread.is_subscribe {
+            true => {
+                for (filter, qos) in SubscribeEntries::from_encoded(unread.slice()) {
+                    let level = Level::granted(qos.min(max_qos));
+                    added.push((self.permitted(filter, level, &mut budget), level));
                 }
-                self.filter(filter)
-            })
-            .collect();
+            }
+            false => {
+                for filter in Filters::from_encoded(unread.slice()) {
+                    if let Some(session) = &mut self.session {
+                        session.subscriptions.uncount(filter);
+                    }
+                    added.push((self.filter(filter), Level::Zero));
+                }
+            }
+        }
+        unread.budget = budget;
         if let Some(session) = &mut self.session {
-            session.subscriptions.unsubscribe(unsubscribe.packet_id, filters.into_iter());
+            for (filter, level) in added {
+                session.subscriptions.add(filter, level);
+            }
+            session.subscriptions.put_back(unread);
         }
         self.ask_steps();
         self.answer_subscriptions();

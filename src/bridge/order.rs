@@ -51,8 +51,10 @@ impl Bridge {
         };
         let needs_routing =
             matches!(next, PacketType::Subscribe | PacketType::Unsubscribe | PacketType::Disconnect);
-        let waits =
-            self.state == State::LoggingIn || waits_for_request || needs_routing && !self.is_all_routed();
+        let waits = self.state == State::LoggingIn
+            || self.is_owed_much()
+            || waits_for_request
+            || needs_routing && !self.is_all_routed();
         if waits && needs_routing {
             self.ask_whether_routed();
         }

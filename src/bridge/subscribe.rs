@@ -5,11 +5,18 @@ use std::collections::{BTreeSet, VecDeque};
 use super::queues::{Level, QueueId, Queues, Stage};
 use super::session::Step;
 use crate::amqp::ShortStr;
-use crate::mqtt::{PacketId, QoS, SUBACK_FAILURE};
+use crate::mqtt::{Filters, PacketId, QoS, SUBACK_FAILURE, SubscribeEntries};
+use crate::policy::grants::Budget;
 use crate::topic;
 
-/// With so many filters that wait for the broker's answers, no further packet is read.
-const MAX_FILTERS: usize = 1024;
+/// With so many filters that wait for the broker's answers, no further one is looked at.
+const MAX_FILTERS: usize = 256;
+
+/// How many filters are looked at in one go: what a packet asks must not keep others waiting.
+const SLICE: usize = 64;
+
+/// With so many filters granted, their retained messages are looked for ahead of SUBACK. [MQTT-3.8.4] permits that.
+const MAX_GRANTED: usize = 256;
 
 /// The most filters of a connection that start with `$`. With more, it gets all such topics that its queues hold.
 const MAX_DOLLAR_FILTERS: usize = 256;
@@ -21,16 +28,51 @@ pub(super) struct EntryRef {
     entry: usize,
 }
 
-/// A packet whose answer is due.
+/// What is due for a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
+    /// Some of its filters are granted.
+    Granted(Granted),
     Suback {
         id: PacketId,
         codes: Vec<u8>,
-        /// Binding keys and levels of those whose retained messages the client is to be given: not of shared ones.
-        granted: Vec<(Box<[u8]>, Level)>,
+        granted: Granted,
     },
     Unsuback(PacketId),
+}
+
+/// Binding keys and levels of subscriptions whose retained messages the client is to be given: not of shared ones.
+pub(super) type Granted = Vec<(Box<[u8]>, Level)>;
+
+/// The filters of the newest packet that have not been looked at.
+pub(super) struct Unread {
+    /// As they are encoded.
+    encoded: Vec<u8>,
+    at: usize,
+    pub(super) is_subscribe: bool,
+    /// What the packet may still take.
+    pub(super) budget: Budget,
+}
+
+impl Unread {
+    /// So many, from the front, as they are encoded.
+    pub(super) fn slice(&mut self) -> &[u8] {
+        let rest = self.encoded.get(self.at..).unwrap_or_default();
+        let left = match self.is_subscribe {
+            true => {
+                let mut entries = SubscribeEntries::from_encoded(rest);
+                entries.by_ref().take(SLICE).for_each(drop);
+                entries.encoded().len()
+            }
+            false => {
+                let mut filters = Filters::from_encoded(rest);
+                filters.by_ref().take(SLICE).for_each(drop);
+                filters.encoded().len()
+            }
+        };
+        self.at = self.encoded.len() - left;
+        rest.get(..rest.len() - left).unwrap_or_default()
+    }
 }
 
 /// A filter that can be subscribed to.
@@ -48,10 +90,12 @@ pub(super) struct Subscriptions {
     packets: VecDeque<Packet>,
     /// Number of the first of `packets`.
     first: u64,
-    /// How many of `packets` have their steps.
-    planned: usize,
+    /// Of the last of them.
+    unread: Option<Unread>,
     /// Filters in `packets`.
     filters: usize,
+    /// How many of them have their steps.
+    planned: usize,
     /// Binding keys, starting with `$`, of filters that this connection subscribed to.
     dollar_filters: Vec<(Box<[u8]>, Level)>,
     /// Filters of this connection, where they are limited.
@@ -61,7 +105,13 @@ pub(super) struct Subscriptions {
 struct Packet {
     id: PacketId,
     is_subscribe: bool,
-    entries: Vec<Entry>,
+    /// Those that have been looked at and are not settled, or behind one that is not.
+    entries: VecDeque<Entry>,
+    /// How many have been settled before them.
+    settled: usize,
+    /// Of these.
+    codes: Vec<u8>,
+    granted: Granted,
 }
 
 struct Entry {
@@ -69,22 +119,42 @@ struct Entry {
     level: Level,
     /// Where it comes to be bound.
     queue: Option<QueueId>,
+    has_steps: bool,
     /// Steps of its own that are not answered.
     steps: u8,
     is_refused: bool,
 }
 
 impl Subscriptions {
-    /// A SUBSCRIBE arrives; a filter that cannot be subscribed to is `None`.
-    pub(super) fn subscribe(&mut self, id: PacketId, filters: impl Iterator<Item = (Option<Filter>, Level)>) {
-        let entries = filters.map(|(filter, level)| Entry::new(filter, level)).collect();
-        self.push(Packet { id, is_subscribe: true, entries });
+    /// A SUBSCRIBE or UNSUBSCRIBE arrives, with its filters as they are encoded.
+    pub(super) fn arrive(&mut self, id: PacketId, is_subscribe: bool, encoded: &[u8]) {
+        let (entries, codes, granted) = (VecDeque::new(), Vec::new(), Vec::new());
+        self.packets.push_back(Packet { id, is_subscribe, entries, settled: 0, codes, granted });
+        self.unread =
+            Some(Unread { encoded: encoded.into(), at: 0, is_subscribe, budget: Budget::default() });
     }
 
-    /// An UNSUBSCRIBE arrives.
-    pub(super) fn unsubscribe(&mut self, id: PacketId, filters: impl Iterator<Item = Option<Filter>>) {
-        let entries = filters.map(|filter| Entry::new(filter, Level::Zero)).collect();
-        self.push(Packet { id, is_subscribe: false, entries });
+    /// The filters that may be looked at now, to be given back by [`Subscriptions::put_back`].
+    pub(super) fn take_unread(&mut self) -> Option<Unread> {
+        self.unread.take_if(|_| self.filters < MAX_FILTERS)
+    }
+
+    /// Those of them that are left.
+    pub(super) fn put_back(&mut self, unread: Unread) {
+        self.unread = (unread.at < unread.encoded.len()).then_some(unread);
+    }
+
+    /// Whether there are filters to be looked at and no answer to wait for.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.unread.is_some() && self.filters == 0
+    }
+
+    /// A filter of the newest packet; one that cannot be subscribed to is `None`.
+    pub(super) fn add(&mut self, filter: Option<Filter>, level: Level) {
+        if let Some(packet) = self.packets.back_mut() {
+            packet.entries.push_back(Entry::new(filter, level));
+            self.filters += 1;
+        }
     }
 
     /// Whether no packet waits for the broker's answers.
@@ -94,7 +164,7 @@ impl Subscriptions {
 
     /// Whether another packet may wait for them, too.
     pub(super) const fn has_room(&self) -> bool {
-        self.filters < MAX_FILTERS
+        self.filters < MAX_FILTERS && self.unread.is_none()
     }
 
     /// Counts a filter; `false` when there are so many others already. One that comes to be refused does not count any more.
@@ -115,34 +185,37 @@ impl Subscriptions {
         self.counted.remove(filter);
     }
 
-    fn push(&mut self, packet: Packet) {
-        self.filters += packet.entries.len();
-        self.packets.push_back(packet);
-    }
-
-    /// Gives the packets that have come since the last time their steps.
+    /// Gives the filters that have come since the last time their steps.
     pub(super) fn plan(&mut self, queues: &mut Queues, steps: &mut VecDeque<Step>) {
+        if self.planned == self.filters {
+            return;
+        }
         let first = self.first;
-        for (index, packet) in self.packets.iter_mut().enumerate().skip(self.planned) {
-            for (number, entry) in
-                packet.entries.iter_mut().enumerate().filter(|(_, entry)| !entry.is_refused)
-            {
+        let packets = self.packets.iter_mut().enumerate();
+        for (index, packet) in packets.filter(|(_, packet)| packet.entries.back().is_some_and(Entry::is_new))
+        {
+            let (is_subscribe, settled) = (packet.is_subscribe, packet.settled);
+            for (number, entry) in packet.entries.iter_mut().enumerate().filter(|(_, entry)| entry.is_new()) {
+                entry.has_steps = true;
+                if entry.is_refused {
+                    continue;
+                }
                 let mut plan = Plan {
-                    at: EntryRef { packet: first + index as u64, entry: number },
+                    at: EntryRef { packet: first + index as u64, entry: settled + number },
                     entry,
                     queues,
                     steps,
                 };
-                match (&plan.entry.filter.group, packet.is_subscribe) {
+                match (&plan.entry.filter.group, is_subscribe) {
                     (None, true) => plan.subscribe(),
                     (None, false) => plan.unsubscribe(),
                     (Some(_), true) => plan.join(),
                     (Some(_), false) => Level::ALL.into_iter().for_each(|level| plan.leave(level)),
                 }
-                note_dollar_filter(&mut self.dollar_filters, entry, packet.is_subscribe);
+                note_dollar_filter(&mut self.dollar_filters, entry, is_subscribe);
             }
         }
-        self.planned = self.packets.len();
+        self.planned = self.filters;
     }
 
     pub(super) fn settle_step(&mut self, at: EntryRef) {
@@ -167,32 +240,41 @@ impl Subscriptions {
     /// The binding key of an entry; `None` when it does not matter any more.
     pub(super) fn key(&self, at: EntryRef) -> Option<ShortStr<'_>> {
         let packet = self.packets.get(self.index(at)?)?;
-        let entry = packet.entries.get(at.entry).filter(|entry| !entry.is_refused)?;
+        let entry = packet.entry(at).filter(|entry| !entry.is_refused)?;
         ShortStr::new(&entry.filter.binding_key)
     }
 
-    /// The answer to the oldest packet, once all its entries are settled.
+    /// What is due for the oldest packet: its answer, once all its filters are settled.
     pub(super) fn take_answer(&mut self, queues: &Queues) -> Option<Answer> {
-        if self.planned == 0 {
-            return None;
-        }
-        let packet = self
-            .packets
-            .pop_front_if(|packet| packet.entries.iter().all(|entry| entry.is_settled(queues)))?;
-        self.first += 1;
-        self.planned -= 1;
-        self.filters -= packet.entries.len();
-        for entry in packet.entries.iter().filter(|entry| entry.is_refused) {
-            if let Some(text) = &entry.filter.counted {
+        let packet = self.packets.front_mut()?;
+        while let Some(entry) = packet.entries.pop_front_if(|entry| entry.is_settled(queues)) {
+            packet.settled += 1;
+            self.filters -= 1;
+            self.planned -= 1;
+            if packet.is_subscribe {
+                packet.codes.push(entry.return_code());
+            }
+            if entry.is_refused
+                && let Some(text) = &entry.filter.counted
+            {
                 self.counted.remove(text);
             }
+            packet.granted.extend(entry.granted());
         }
+        let is_last = self.packets.len() == 1;
+        let packet = self.packets.front_mut()?;
+        if !packet.entries.is_empty() || is_last && self.unread.is_some() {
+            let many = core::mem::take(&mut packet.granted);
+            if many.len() >= MAX_GRANTED {
+                return Some(Answer::Granted(many));
+            }
+            packet.granted = many;
+            return None;
+        }
+        let packet = self.packets.pop_front()?;
+        self.first += 1;
         Some(match packet.is_subscribe {
-            true => Answer::Suback {
-                id: packet.id,
-                codes: packet.entries.iter().map(Entry::return_code).collect(),
-                granted: packet.entries.into_iter().filter_map(Entry::granted).collect(),
-            },
+            true => Answer::Suback { id: packet.id, codes: packet.codes, granted: packet.granted },
             false => Answer::Unsuback(packet.id),
         })
     }
@@ -205,12 +287,19 @@ impl Subscriptions {
 
     fn entry(&mut self, at: EntryRef) -> Option<&mut Entry> {
         let packet = self.index(at)?;
-        self.packets.get_mut(packet)?.entries.get_mut(at.entry)
+        let packet = self.packets.get_mut(packet)?;
+        packet.entries.get_mut(at.entry.checked_sub(packet.settled)?)
     }
 
     /// `None` once the packet is answered.
     fn index(&self, at: EntryRef) -> Option<usize> {
         usize::try_from(at.packet.checked_sub(self.first)?).ok()
+    }
+}
+
+impl Packet {
+    fn entry(&self, at: EntryRef) -> Option<&Entry> {
+        self.entries.get(at.entry.checked_sub(self.settled)?)
     }
 }
 
@@ -285,7 +374,11 @@ impl Entry {
     fn new(filter: Option<Filter>, level: Level) -> Self {
         let is_refused = filter.is_none();
         let filter = filter.unwrap_or_default();
-        Self { filter, level, queue: None, steps: 0, is_refused }
+        Self { filter, level, queue: None, has_steps: false, steps: 0, is_refused }
+    }
+
+    const fn is_new(&self) -> bool {
+        !self.has_steps
     }
 
     const fn refuse(&mut self) {
@@ -299,7 +392,7 @@ impl Entry {
             let progress = queues.progress(queue);
             progress.consumed == Stage::Yes || progress.declared == Stage::No
         };
-        self.is_refused || self.steps == 0 && self.queue.is_none_or(is_ready)
+        self.has_steps && (self.is_refused || self.steps == 0 && self.queue.is_none_or(is_ready))
     }
 
     fn granted(self) -> Option<(Box<[u8]>, Level)> {

@@ -27,6 +27,7 @@ pub(super) fn config(mut keys: Keys<'_>) -> Result<Config> {
         topic_mapping,
         subscription_ttl: subscription_ttl(keys)?,
         qos0_max_length: keys.number("qos0_max_length", 1, u32::MAX.into())?.unwrap_or(10_000) as u32,
+        shared_max_length: keys.number("shared_max_length", 1, u32::MAX.into())?.unwrap_or(10_000) as u32,
         will_refresh: millis(keys, "will_refresh", 100, 86_400_000, 900_000)?,
         limits: limits(keys)?,
         heartbeat: keys.number("heartbeat", 0, 3600)?.unwrap_or(30) as u16,

@@ -243,6 +243,9 @@ fn quota(keys: &mut Keys<'_>, base: Quota) -> Result<Quota> {
         max_inflight: limit("max_inflight", u16::MAX.into())?.map(|most| most as u16).or(base.max_inflight),
         max_topic_levels: limit("max_topic_levels", 128)?.map(|most| most as u8).or(base.max_topic_levels),
         max_subscriptions: limit("max_subscriptions", u32::MAX)?.or(base.max_subscriptions),
+        max_shared_subscriptions: limit("max_shared_subscriptions", 65_535)?
+            .map(|most| most as u16)
+            .unwrap_or(base.max_shared_subscriptions),
         max_payload_size: keys
             .number("max_payload_size", 0, mqtt::MAX_REMAINING_LENGTH.into())?
             .map(|most| most as u32)

@@ -414,6 +414,30 @@ fn unsubscribe<'a>(body: &mut Reader<'a>) -> Result<Unsubscribe<'a>, DecodeError
     Ok(Unsubscribe { packet_id, filters })
 }
 
+impl<'a> SubscribeEntries<'a> {
+    /// Those that are left, as they are encoded.
+    pub const fn encoded(&self) -> &'a [u8] {
+        self.0.rest()
+    }
+
+    /// Entries by what [`SubscribeEntries::encoded`] gave.
+    pub const fn from_encoded(bytes: &'a [u8]) -> Self {
+        Self(Reader::new(bytes))
+    }
+}
+
+impl<'a> Filters<'a> {
+    /// Those that are left, as they are encoded.
+    pub const fn encoded(&self) -> &'a [u8] {
+        self.0.rest()
+    }
+
+    /// Filters by what [`Filters::encoded`] gave.
+    pub const fn from_encoded(bytes: &'a [u8]) -> Self {
+        Self(Reader::new(bytes))
+    }
+}
+
 impl<'a> Iterator for SubscribeEntries<'a> {
     type Item = (&'a str, QoS);
 

@@ -44,8 +44,8 @@ const MESSAGES: usize = 8;
 /// queue may also be empty because it is there for a will.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// With more filters than this waiting, no SUBSCRIBE may come.
-const MAX_FILTERS: usize = 4096;
+/// With so many filters waiting, no further one is looked at.
+const MAX_FILTERS: usize = 512;
 
 /// The most queues that are waited for.
 const MAX_WAITING: usize = 1024;
@@ -151,7 +151,7 @@ impl Replayer {
 
     /// Whether another SUBSCRIBE may come.
     pub(in crate::bridge) fn has_room(&self) -> bool {
-        self.jobs.len() <= MAX_FILTERS
+        self.jobs.len() < MAX_FILTERS
     }
 
     /// The client has subscribed to a filter.

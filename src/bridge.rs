@@ -20,6 +20,7 @@
 
 mod broker;
 mod channel;
+mod dollar;
 mod ends;
 mod from_broker;
 mod from_client;

@@ -2,17 +2,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::dollar::DollarFilters;
 use super::queues::{Level, QueueId, Queues, Stage};
 use super::session::Step;
 use crate::amqp::ShortStr;
 use crate::mqtt::{PacketId, QoS, SUBACK_FAILURE};
-use crate::topic;
 
 /// The most filters that may wait for the broker's answers: a bind is at most 560 bytes, so this is about 2 MB.
 const MAX_FILTERS: usize = 4096;
-
-/// The most filters of a connection that start with `$`. With more, it gets all such topics that its queues hold.
-const MAX_DOLLAR_FILTERS: usize = 256;
 
 /// An entry of a packet that is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +49,7 @@ pub(super) struct Subscriptions {
     planned: usize,
     /// Filters in `packets`.
     filters: usize,
-    /// Binding keys, starting with `$`, of filters that this connection subscribed to.
-    dollar_filters: Vec<(Box<[u8]>, Level)>,
+    dollar: DollarFilters,
     /// Filters of this connection, where they are limited.
     counted: BTreeSet<Box<str>>,
 }
@@ -134,7 +130,10 @@ impl Subscriptions {
                     (Some(_), true) => plan.join(),
                     (Some(_), false) => Level::ALL.into_iter().for_each(|level| plan.leave(level)),
                 }
-                note_dollar_filter(&mut self.dollar_filters, entry, packet.is_subscribe);
+                if entry.filter.group.is_none() {
+                    let level = packet.is_subscribe.then_some(entry.level);
+                    self.dollar.note(&entry.filter.binding_key, level);
+                }
             }
         }
         self.planned = self.packets.len();
@@ -194,8 +193,7 @@ impl Subscriptions {
 
     /// Whether a topic that starts with `$` was subscribed to at this level by a filter that does.
     pub(super) fn names_dollar_topic(&self, level: Level, routing_key: &[u8]) -> bool {
-        let is_named = |(key, at): &(Box<[u8]>, Level)| *at == level && topic::matches(key, routing_key);
-        self.dollar_filters.len() >= MAX_DOLLAR_FILTERS || self.dollar_filters.iter().any(is_named)
+        self.dollar.names(level, routing_key)
     }
 
     fn entry(&mut self, at: EntryRef) -> Option<&mut Entry> {
@@ -308,17 +306,5 @@ impl Entry {
             Level::Zero => QoS::AtMostOnce as u8,
             Level::One => QoS::AtLeastOnce as u8,
         }
-    }
-}
-
-fn note_dollar_filter(known: &mut Vec<(Box<[u8]>, Level)>, entry: &Entry, is_subscribe: bool) {
-    let Filter { binding_key, group, .. } = &entry.filter;
-    if group.is_some() || binding_key.first() != Some(&b'$') {
-        return;
-    }
-    // Another QoS replaces the one before.
-    known.retain(|(key, _)| key != binding_key);
-    if is_subscribe && known.len() < MAX_DOLLAR_FILTERS {
-        known.push((binding_key.clone(), entry.level));
     }
 }

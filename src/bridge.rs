@@ -65,6 +65,10 @@ use will::Will;
 /// The most bytes a client may be owed. Payloads never wait; this is a quarter of a million acknowledgements.
 const MAX_CLIENT_OUTPUT: usize = 1024 * 1024;
 
+/// How many bytes of a client that is ahead are kept here, since to hand them to and fro for each message would cost more than the
+/// message.
+const MAX_HELD: usize = 16 * 1024;
+
 /// One client connection. Deterministic: the same inputs at the same times give the same outputs.
 ///
 /// **Every input is followed by a full drain.** Inputs are the `handle_*` methods, outputs the `take_*` and `poll_*` ones.
@@ -261,7 +265,8 @@ impl Bridge {
     }
 
     /// Whether the client is ahead of what it may do. Until it is not, which is after a timeout or bytes from the broker, the host
-    /// keeps its bytes to itself, those of [`Bridge::take_unread`] first, and reads no more of them than it has room for.
+    /// keeps its bytes to itself, those of [`Bridge::take_unread`] first, and reads no more of them than it has room for. Some are
+    /// here: they are read on by themselves.
     pub fn is_holding(&self) -> bool {
         self.throttle.hold().is_some() && self.listens_to_client()
     }
@@ -269,7 +274,10 @@ impl Bridge {
     /// The client's bytes that it was not let on to, while [`Bridge::is_holding`]; to be given again ahead of those behind them.
     pub fn take_unread(&mut self) -> Vec<u8> {
         // What a client that has ended still has to say is said from here.
-        if self.is_holding() && !self.client_ended { self.from_client.take() } else { Vec::new() }
+        match self.is_holding() && !self.client_ended {
+            true => self.from_client.take_behind(MAX_HELD),
+            false => Vec::new(),
+        }
     }
 
     /// Bytes from the broker, in pieces of any size; `end` when it will send no more.
@@ -442,8 +450,7 @@ impl Bridge {
     fn let_go_on(&mut self, now: Instant) {
         self.throttle.release();
         self.timers.client_heard(now);
-        // Of one that has ended, the rest is here; else the host has it.
-        if self.client_ended && self.listens_to_client() {
+        if self.listens_to_client() {
             self.read_client(now);
         }
     }

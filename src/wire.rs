@@ -101,40 +101,52 @@ pub fn prefix_u32(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-/// Bytes that have arrived and are not parsed yet: at most one unfinished packet or frame head.
+/// Bytes that have arrived and are not parsed yet: an unfinished packet or frame head, or what a client is not let on to.
 #[derive(Default)]
 pub struct RecvBuffer {
     bytes: Vec<u8>,
+    /// So many of them are parsed: no more than are not, so that what is not is seldom moved.
+    parsed: usize,
 }
 
 impl RecvBuffer {
     /// Adds what just arrived; an empty buffer adopts it without a copy.
     pub fn push(&mut self, bytes: Vec<u8>) {
-        if self.bytes.is_empty() {
-            self.bytes = bytes;
-        } else {
+        if self.unparsed().is_empty() {
+            *self = Self { bytes, parsed: 0 };
+        } else if !bytes.is_empty() {
+            self.forget_parsed();
             self.bytes.extend_from_slice(&bytes);
         }
     }
 
-    /// Gives up everything that is not parsed yet.
-    pub fn take(&mut self) -> Vec<u8> {
-        core::mem::take(&mut self.bytes)
+    /// Gives up everything that is not parsed yet, but for the first `n` bytes, with the memory that these do not need.
+    pub fn take_behind(&mut self, n: usize) -> Vec<u8> {
+        let behind = self.unparsed().get(n..).unwrap_or_default().to_vec();
+        if !behind.is_empty() {
+            self.bytes.truncate(self.parsed + n);
+            self.forget_parsed();
+        }
+        behind
     }
 
     /// Everything that is not parsed yet.
     pub fn unparsed(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(self.parsed..).unwrap_or_default()
     }
 
     /// Forgets all but the last `n` bytes, and gives back memory that they do not need.
     pub fn keep_last(&mut self, n: usize) {
-        let parsed = self.bytes.len().saturating_sub(n);
+        self.parsed = self.bytes.len().saturating_sub(n);
         if n == 0 {
-            self.bytes = Vec::new();
-        } else if parsed > 0 {
-            self.bytes = self.bytes.split_off(parsed);
+            *self = Self::default();
+        } else if self.parsed > n {
+            self.forget_parsed();
         }
+    }
+
+    fn forget_parsed(&mut self) {
+        *self = Self { bytes: self.unparsed().to_vec(), parsed: 0 };
     }
 }
 
@@ -172,5 +184,36 @@ mod tests {
         assert_eq!(b.unparsed(), &[3, 4]);
         b.keep_last(0);
         assert!(b.unparsed().is_empty());
+    }
+
+    #[test]
+    fn the_buffer_gives_up_what_is_behind() {
+        let mut b = RecvBuffer::default();
+        b.push((0..100).collect());
+        b.keep_last(90);
+        assert_eq!(b.take_behind(20), (30..100).collect::<Vec<_>>());
+        assert_eq!(b.unparsed(), (10..30).collect::<Vec<_>>());
+        assert!(b.take_behind(20).is_empty());
+        b.push(vec![30]);
+        b.keep_last(2);
+        assert_eq!(b.unparsed(), [29, 30]);
+        assert_eq!(b.take_behind(0), [29, 30]);
+        assert!(b.unparsed().is_empty());
+    }
+
+    /// What is left is moved when it is less than what has gone, so each byte is as good as once.
+    #[test]
+    fn the_buffer_seldom_moves_what_is_unparsed() {
+        let mut b = RecvBuffer::default();
+        b.push(vec![7; 10_000]);
+        let mut moves = 0;
+        for left in (1..10_000).rev() {
+            let before = b.bytes.as_ptr();
+            b.keep_last(left);
+            moves += usize::from(before != b.bytes.as_ptr());
+            assert!(b.bytes.len() <= 2 * left + 1);
+            assert_eq!(b.unparsed().len(), left);
+        }
+        assert!(moves < 20, "{moves}");
     }
 }

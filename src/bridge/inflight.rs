@@ -157,9 +157,11 @@ impl Publications {
             self.unconfirmed.pop_front();
             self.confirmed += 1;
         }
-        // What a burst has taken is given back to the other connections: the module's memory never shrinks.
-        if self.unconfirmed.is_empty() && self.unconfirmed.capacity() > 64 {
-            self.unconfirmed = VecDeque::new();
+        // What a burst has taken is given back to the other connections, since the module's memory never shrinks; also to a client that
+        // always has something on its way.
+        let (few, capacity) = (self.unconfirmed.len().max(16), self.unconfirmed.capacity());
+        if capacity > 4 * few {
+            self.unconfirmed.shrink_to(2 * few);
         }
         Some(())
     }
@@ -267,6 +269,17 @@ mod tests {
         let mut p = Publications::default();
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Pending);
+    #[test]
+    fn what_a_burst_takes_is_given_back_while_some_are_on_their_way() {
+        let mut p = Publications::default();
+        for n in 1..=10_000 {
+            p.arrive(id(n), QoS::AtLeastOnce, 0, Instant::ZERO);
+        }
+        confirm(&mut p, 9_999, true);
+        assert!(p.unconfirmed.capacity() <= 64, "{}", p.unconfirmed.capacity());
+        assert_eq!(confirm(&mut p, 10_000, false), Some(vec![Receipt::Puback(id(10_000))]));
+    }
+
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(7))]));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Stored);
         assert!(p.release(id(7)));

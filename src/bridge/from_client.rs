@@ -91,7 +91,7 @@ impl Bridge {
                     encode::pubcomp(self.client.packet(), id);
                 }
             }
-            Packet::Subscribe(subscribe) => self.subscribe(subscribe)?,
+            Packet::Subscribe(subscribe) => self.subscribe(now, subscribe)?,
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe)?,
             Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
@@ -182,15 +182,17 @@ impl Bridge {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
         self.throttle.message(now);
-        if let Some(Err(denial)) = self.rights.as_ref().map(|rights| {
-            rights.publish(Message {
-                topic: publish.topic,
-                routing_key: routing_key.as_bytes(),
-                qos: publish.qos,
-                retain: publish.retain,
-                payload_len: publish.payload_len,
-            })
-        }) {
+        let mut budget = Budget::default();
+        let message = Message {
+            topic: publish.topic,
+            routing_key: routing_key.as_bytes(),
+            qos: publish.qos,
+            retain: publish.retain,
+            payload_len: publish.payload_len,
+        };
+        let permitted = self.rights.as_ref().map(|rights| rights.publish(message, &mut budget));
+        self.throttle.judged(now, &budget);
+        if let Some(Err(denial)) = permitted {
             return self.deny(&publish, denial);
         }
         let is_retained = publish.retain && self.keeper.is_some();
@@ -258,7 +260,7 @@ impl Bridge {
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), Error> {
+    fn subscribe(&mut self, now: Instant, subscribe: Subscribe<'_>) -> Result<(), Error> {
         // Before they are looked at, which costs more than to send them.
         self.subscriptions_for(subscribe.entries.clone().count())?;
         let max_qos = self.tenant.quota.max_qos;
@@ -283,6 +285,7 @@ impl Bridge {
             .map(|filter| {
                 if let Some(session) = &mut self.session {
                     session.subscriptions.uncount(filter);
+        self.throttle.judged(now, &budget);
                 }
                 self.filter(filter)
             })

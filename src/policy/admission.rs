@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::brake::Attempt;
 use super::gate::{Gate, Seat};
+use super::grants::Budget;
 use super::permissions::Expression;
 use super::rights::{Denial, Message, Rights};
 use super::tenant::{Credentials, Said, Tenant};
@@ -343,7 +344,7 @@ impl Gate {
             retain: will.retain,
             payload_len: will.payload.len() as u32,
         };
-        rights.publish(message).map(|_| ()).map_err(Refusal::Will)
+        rights.publish(message, &mut Budget::default()).map(|_| ()).map_err(Refusal::Will)
     }
 }
 

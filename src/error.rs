@@ -58,6 +58,8 @@ pub enum Misbehaved {
     NotConnect,
     /// A second CONNECT. [MQTT-3.1.0-2]
     SecondConnect,
+    /// PUBREC or PUBCOMP for a delivery at QoS 1. [MQTT-4.3.2-2]
+    Acknowledgement,
 }
 
 /// Deadlines.
@@ -202,6 +204,9 @@ impl fmt::Display for Error {
             Self::Limit(Limit::Rate) => f.write_str("client: ended far ahead of its rate"),
             Self::Limit(Limit::BeforeLogin) => f.write_str("client: sent too much before CONNACK"),
             Self::Login(refusal) => write!(f, "broker refuses the login: {refusal}"),
+            Self::Misbehaved(Misbehaved::Acknowledgement) => {
+                f.write_str("client: PUBREC or PUBCOMP for a delivery at QoS 1")
+            }
             Self::BrokerClosed { code, method } => match method.name() {
                 Some(name) => write!(f, "broker closed with {code}, blaming {name}"),
                 None => write!(f, "broker closed with {code}"),

@@ -84,7 +84,10 @@ impl Bridge {
             _ if self.state == State::AwaitConnect => return Err(Error::Misbehaved(Misbehaved::NotConnect)),
             Packet::Publish(publish) => self.publish(now, publish)?,
             Packet::Puback(id) => self.puback(id),
-            // We deliver at QoS 0 and 1 only, so nobody waits for these.
+            // We deliver at QoS 0 and 1 only, so nobody waits for these; but to what is delivered, they are the wrong answer.
+            Packet::Pubrec(id) | Packet::Pubcomp(id) if self.deliveries.is_in_flight(id) => {
+                return Err(Error::Misbehaved(Misbehaved::Acknowledgement));
+            }
             Packet::Pubrec(_) | Packet::Pubcomp(_) => {}
             Packet::Pubrel(id) => {
                 if self.publications.release(id) {

@@ -228,6 +228,11 @@ impl Deliveries {
         None
     }
 
+    /// Whether the client is to acknowledge a delivery with this packet id.
+    pub(super) fn is_in_flight(&self, id: PacketId) -> bool {
+        self.tags.contains_key(&id)
+    }
+
     /// PUBACK arrives: the delivery to acknowledge, if there is one.
     pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<u64> {
         self.tags.remove(&id)
@@ -265,11 +270,6 @@ mod tests {
     }
 
     #[test]
-    fn a_qos_2_message_is_published_once_until_it_is_released() {
-        let mut p = Publications::default();
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
-        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Pending);
-    #[test]
     fn what_a_burst_takes_is_given_back_while_some_are_on_their_way() {
         let mut p = Publications::default();
         for n in 1..=10_000 {
@@ -280,6 +280,11 @@ mod tests {
         assert_eq!(confirm(&mut p, 10_000, false), Some(vec![Receipt::Puback(id(10_000))]));
     }
 
+    #[test]
+    fn a_qos_2_message_is_published_once_until_it_is_released() {
+        let mut p = Publications::default();
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
+        assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Pending);
         assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(7))]));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Stored);
         assert!(p.release(id(7)));

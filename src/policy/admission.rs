@@ -54,7 +54,7 @@ pub struct Admission {
 pub enum Refusal {
     /// No tenant's, and `require_tenant`.
     NoTenant,
-    /// No client id, and a session to be kept. [MQTT-3.1.3-8]
+    /// No client id, and a session to be kept [MQTT-3.1.3-8], or MQTT 3.1, which always has one.
     ClientIdMissing,
     /// Another client id than its certificate's.
     ClientIdForeign,
@@ -232,7 +232,10 @@ impl Gate {
         match (connect.client_id, name) {
             ("", Some(name)) => Ok(Some(name)),
             (id, Some(name)) if *id != *name => Err(Refusal::ClientIdForeign),
-            ("", None) if !connect.clean_session => Err(Refusal::ClientIdMissing),
+            // MQTT 3.1 has it from 1 to 23 characters long.
+            ("", None) if !connect.clean_session || connect.version == Version::V31 => {
+                Err(Refusal::ClientIdMissing)
+            }
             ("", None) => Ok(None),
             (id, _) => Ok(Some(id.into())),
         }
@@ -376,7 +379,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoTenant => "belongs to no tenant",
-            Self::ClientIdMissing => "no client id, but a session to keep",
+            Self::ClientIdMissing => "no client id, but a session to keep, or MQTT 3.1",
             Self::ClientIdForeign => "client id is not the certificate's",
             Self::ClientIdPattern => "client id does not match client_id_pattern",
             Self::ClientIdUnfit => "client id makes no name of a queue: too long, or with a line break",

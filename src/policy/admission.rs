@@ -62,7 +62,7 @@ pub enum Refusal {
     ClientIdPattern,
     /// The client id makes a queue name of more than 255 bytes, or has a line break.
     ClientIdUnfit,
-    /// No credentials, or half of them, or an empty password, and `allow_anonymous` does not help.
+    /// No credentials, or half of them, or an empty password, and neither `allow_anonymous` nor `username_without_password` helps.
     CredentialsMissing,
     /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`.
     CredentialsUnfit,
@@ -252,7 +252,7 @@ impl Gate {
     ) -> Result<Identity<'a>, Refusal> {
         let policy = &*self.policy;
         let anonymous = tenant.allow_anonymous.then_some(&*tenant.anonymous);
-        let (said, password) = match (connect.username, connect.password) {
+        let (said, password) = match tenant.without_password.credentials(connect) {
             (Some(username), Some(password)) => (username, Some(password)),
             (None, None) => match (certificate_name.filter(|_| tenant.ssl_cert_login), anonymous) {
                 (Some(name), _) => (name, None),

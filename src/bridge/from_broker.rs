@@ -135,6 +135,10 @@ impl Bridge {
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                     self.keep_on(None);
                 }
+                // Nothing is consumed before CONNACK, which is to come first. [MQTT-3.2.0-1]
+                Notice::Deliver { .. } if self.state == State::LoggingIn => {
+                    return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected));
+                }
                 Notice::Deliver { consumer_tag, delivery_tag, redelivered, is_direct, routing_key } => {
                     let session = self.session.as_ref();
                     let (session, queue) = session

@@ -13,18 +13,24 @@ use super::subscribe::{Filter, Subscriptions};
 use super::throttle::Throttle;
 use super::will::Will;
 use super::{Bridge, State, Who};
-use crate::amqp::{Address, ClientMethod, MqttHeaders, Properties, ShortStr};
+use crate::amqp::{self, Address, ClientMethod, MqttHeaders, Properties, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Item, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, encode};
 use crate::policy::grants::Budget;
-use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
+use crate::policy::{Admission, Denial, Message, OnUnauthorized, Refusal, Verification};
 use crate::time::{Duration, Instant};
 use crate::topic;
 
 /// Bytes of a user name that the broker is shown.
 const MAX_SHOWN: usize = 64;
+
+/// Bytes of the first frame that any broker takes, frame and all. AMQP 0-9-1 §4.2.2
+const FIRST_FRAME: usize = amqp::FRAME_MIN_SIZE as usize;
+
+/// Bytes of it that are not for credentials. Where `max_credentials_size` is above its default, the broker is set to take as much more.
+const BESIDE_CREDENTIALS: usize = 512;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -128,12 +134,16 @@ impl Bridge {
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .collect();
-        let start_ok = ClientMethod::StartOk {
+        let said = |properties| ClientMethod::StartOk {
             connection_name: admission.client_id.as_bytes(),
-            properties: &properties,
+            properties,
             username: admission.broker_user.as_bytes(),
             password: admission.broker_pass.expose(),
         };
+        // Properties are only shown: rather without them than not at all.
+        let most = (self.config.policy.max_credentials_size + BESIDE_CREDENTIALS).max(FIRST_FRAME);
+        let start_ok = [said(&properties), said(&[])].into_iter().find(|it| it.encoded_len() <= most);
+        let start_ok = start_ok.ok_or(Error::Refused(Refusal::CredentialsUnfit))?;
         self.broker.set_prefetch(self.tenant.prefetch);
         // Before there is anything for the broker, which decides where that goes.
         self.route = self.tenant.cluster.clone();
@@ -275,6 +285,7 @@ impl Bridge {
                 (self.permitted(filter, level, &mut budget), level)
             })
             .collect();
+        self.throttle.judged(now, &budget);
         self.subscriptions_for(filters.len())?.subscribe(subscribe.packet_id, filters.into_iter());
         self.ask_steps();
         self.answer_subscriptions();
@@ -288,7 +299,6 @@ impl Bridge {
             .map(|filter| {
                 if let Some(session) = &mut self.session {
                     session.subscriptions.uncount(filter);
-        self.throttle.judged(now, &budget);
                 }
                 self.filter(filter)
             })

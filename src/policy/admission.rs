@@ -16,7 +16,7 @@ use super::variables::Values;
 use super::vhost::VhostSource;
 use super::{Certificate, NameFrom, Peer};
 use crate::amqp::ShortText;
-use crate::mqtt::{Connect, ConnectReturnCode};
+use crate::mqtt::{Connect, ConnectReturnCode, Version};
 use crate::names::QueueNames;
 use crate::secret::Secret;
 use crate::time::Instant;
@@ -64,7 +64,8 @@ pub enum Refusal {
     ClientIdUnfit,
     /// No credentials, or half of them, or an empty password, and neither `allow_anonymous` nor `username_without_password` helps.
     CredentialsMissing,
-    /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`.
+    /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`, or too much for the broker together
+    /// with the client id.
     CredentialsUnfit,
     /// Too many wrong passwords from this address or for this user.
     Guessing,
@@ -384,7 +385,9 @@ impl fmt::Display for Refusal {
             Self::ClientIdPattern => "client id does not match client_id_pattern",
             Self::ClientIdUnfit => "client id makes no name of a queue: too long, or with a line break",
             Self::CredentialsMissing => "credentials are missing",
-            Self::CredentialsUnfit => "user name and password are too long or hold U+0000",
+            Self::CredentialsUnfit => {
+                "user name and password are too long, by themselves or with the client id, or hold U+0000"
+            }
             Self::Guessing => "too many wrong passwords from this address or for this user",
             Self::UnknownUser => "no such user",
             Self::WrongPassword => "wrong password",

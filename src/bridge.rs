@@ -21,6 +21,7 @@
 mod again;
 mod broker;
 mod channel;
+mod dollar;
 mod ends;
 mod from_broker;
 mod from_client;
@@ -475,7 +476,7 @@ impl Bridge {
     /// The broker has said something: what has waited for that goes on.
     fn go_on(&mut self, now: Instant) {
         if self.listens_to_client() {
-            self.read_filters();
+            self.read_filters(now);
         }
         let may_go_on = match self.throttle.hold() {
             Some(Hold::Confirm) => self.may_send_more(),

@@ -56,6 +56,8 @@ pub enum Misbehaved {
     NotConnect,
     /// A second CONNECT. [MQTT-3.1.0-2]
     SecondConnect,
+    /// PUBREC or PUBCOMP for a delivery at QoS 1. [MQTT-4.3.2-2]
+    Acknowledgement,
 }
 
 /// Deadlines.
@@ -91,6 +93,10 @@ pub enum LoginRefusal {
     ConnectionLimit,
     /// It does not take SASL PLAIN.
     NoPlain,
+    /// It allows only so many channels.
+    ChannelMax(u16),
+    /// It takes only frames of so many bytes.
+    FrameMax(u32),
     /// Anything else: it cannot serve now.
     Unavailable {
         /// Its reply code; 0 when it gave none.
@@ -125,7 +131,12 @@ impl Error {
             | Self::BrokerClosed { code: amqp::reply_code::ACCESS_REFUSED, .. } => {
                 Some(ConnectReturnCode::NotAuthorized)
             }
-            Self::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
+            Self::Login(
+                LoginRefusal::NoPlain
+                | LoginRefusal::ChannelMax(_)
+                | LoginRefusal::FrameMax(_)
+                | LoginRefusal::Unavailable { .. },
+            )
             | Self::BrokerClosed { .. }
             | Self::BrokerMalformed(_)
             | Self::BrokerMisbehaved(_)
@@ -188,6 +199,9 @@ impl fmt::Display for Error {
             Self::Malformed(e) => write!(f, "client: malformed packet: {e}"),
             Self::Misbehaved(Misbehaved::NotConnect) => f.write_str("client: first packet is not CONNECT"),
             Self::Misbehaved(Misbehaved::SecondConnect) => f.write_str("client: second CONNECT"),
+            Self::Misbehaved(Misbehaved::Acknowledgement) => {
+                f.write_str("client: PUBREC or PUBCOMP for a delivery at QoS 1")
+            }
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::Denied(denial) => write!(f, "PUBLISH denied: {}", denial.text()),
             Self::TimedOut(TimedOut::Login) => f.write_str("client: no login in time"),
@@ -221,6 +235,10 @@ impl fmt::Display for LoginRefusal {
             Self::VhostAccess => f.write_str("no access to the virtual host"),
             Self::ConnectionLimit => f.write_str("connection limit"),
             Self::NoPlain => f.write_str("it does not take SASL PLAIN"),
+            Self::ChannelMax(most) => write!(f, "its channel_max is {most}, which are too few"),
+            Self::FrameMax(most) => {
+                write!(f, "its frame_max is {most}: set frame_max to no more, or login to sequential")
+            }
             Self::Unavailable { code: 0 } => f.write_str("it hung up"),
             Self::Unavailable { code } => write!(f, "code {code}"),
         }

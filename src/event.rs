@@ -143,7 +143,12 @@ impl Event {
                 ) => Level::Info,
                 // The client asked for what it may not have, or sent what is too large.
                 Error::BrokerClosed { code: ACCESS_REFUSED | PRECONDITION_FAILED, .. } => Level::Info,
-                Error::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
+                Error::Login(
+                    LoginRefusal::NoPlain
+                    | LoginRefusal::ChannelMax(_)
+                    | LoginRefusal::FrameMax(_)
+                    | LoginRefusal::Unavailable { .. },
+                )
                 | Error::BrokerClosed { .. }
                 | Error::QueueDeleted
                 | Error::BrokerMalformed(_)

@@ -32,7 +32,7 @@ pub use quota::Quota;
 pub use rate::{Meter, Rate};
 pub use rights::{Denial, Message, Rights};
 pub use shared::{Alone, Shared};
-pub use tenant::{ClientIdPattern, Credentials, Match, OnUnauthorized, Tenant};
+pub use tenant::{ClientIdPattern, Credentials, Match, OnUnauthorized, Tenant, WithoutPassword};
 pub use vhost::{VhostChoice, VhostRules, VhostSource};
 
 use core::net::SocketAddr;

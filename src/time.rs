@@ -23,6 +23,12 @@ impl Instant {
     }
 }
 
+impl Default for Instant {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
 impl core::ops::Add<Duration> for Instant {
     type Output = Self;
 

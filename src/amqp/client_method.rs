@@ -252,6 +252,13 @@ impl ClientMethod<'_> {
         }
     }
 
+    /// Bytes of its frame.
+    pub fn encoded_len(&self) -> usize {
+        let mut frame = Vec::new();
+        self.encode(&mut frame, 0);
+        frame.len()
+    }
+
     /// Appends a method frame.
     pub fn encode(&self, out: &mut Vec<u8>, channel: u16) {
         let MethodId(class, method) = self.id();

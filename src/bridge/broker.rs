@@ -84,7 +84,7 @@ pub(super) struct BrokerSide {
     heartbeat: u16,
     prefetch: u16,
     is_blocked: bool,
-    /// Whether messages carry the headers of RabbitMQ's MQTT plugin before 3.13.
+    /// Whether messages carry the headers of RabbitMQ's MQTT plugin before 3.13; also while the broker has not said what it is.
     wants_mqtt_headers: bool,
     probe: Probe,
 }
@@ -111,7 +111,7 @@ impl BrokerSide {
             heartbeat: config.heartbeat,
             prefetch: config.policy.no_tenant.prefetch,
             is_blocked: false,
-            wants_mqtt_headers: false,
+            wants_mqtt_headers: true,
             probe: Probe::None,
         }
     }
@@ -258,6 +258,7 @@ impl BrokerSide {
         amqp::body(self.behind_login(), role.channel(), frame_max, bytes);
         if last {
             self.publishing = None;
+            self.answer_flow(role);
         }
     }
 
@@ -417,8 +418,9 @@ impl BrokerSide {
             BrokerMethod::ChannelFlow { active: false } => {
                 Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))
             }
-            BrokerMethod::ChannelFlow { active } => {
-                ClientMethod::ChannelFlowOk { active }.encode(self.behind_login(), role.channel());
+            BrokerMethod::ChannelFlow { active: true } => {
+                self.channel(role).owes_flow_ok = true;
+                self.answer_flow(role);
                 Ok(None)
             }
             BrokerMethod::ChannelClose(reason) => {
@@ -434,6 +436,14 @@ impl BrokerSide {
                 Ok(Some(Notice::ChannelClosed { role, why, steps }))
             }
             answer => self.answer(role, &answer),
+        }
+    }
+
+    /// Answers channel.flow, once no message of ours is under way on the channel: no other frame may cut into one. AMQP 0-9-1 §4.2.6
+    fn answer_flow(&mut self, role: Role) {
+        let is_busy = self.publishing == Some(role) || role == Role::Replay && self.relaying;
+        if !is_busy && core::mem::take(&mut self.channel(role).owes_flow_ok) {
+            ClientMethod::ChannelFlowOk { active: true }.encode(self.behind_login(), role.channel());
         }
     }
 

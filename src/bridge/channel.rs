@@ -155,6 +155,8 @@ pub(super) struct Channel {
     /// Questions that are not answered, oldest first.
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) incoming: Incoming,
+    /// channel.flow is not answered.
+    pub(super) owes_flow_ok: bool,
 }
 
 impl Channel {

@@ -13,7 +13,7 @@ use super::session::{Refused, Session, Step};
 use super::subscribe::{Answer, Granted};
 use super::{Bridge, State};
 use crate::amqp::reply_code::ACCESS_REFUSED;
-use crate::amqp::{CLAIM, ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
+use crate::amqp::{CLAIM, ContentHeader, MethodId, PUBLISH_QOS, RETAINED, ShortStr};
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
 use crate::metrics::Metric;
@@ -156,6 +156,10 @@ impl Bridge {
                 Notice::Deliver { consumer_tag, delivery_tag, .. } if lock::is_consumer(consumer_tag) => {
                     self.arriving = Arriving::Claim { delivery_tag };
                 }
+                // Nothing else is consumed before CONNACK, which is to come first. [MQTT-3.2.0-1]
+                Notice::Deliver { .. } if self.state == State::LoggingIn => {
+                    return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected));
+                }
                 // The client is not there for it any more; but what it published itself may come behind its DISCONNECT.
                 Notice::Deliver { .. } if self.state == State::Leaving && !self.has_disconnected => {
                     self.arriving = Arriving::Unwanted;
@@ -293,9 +297,12 @@ impl Bridge {
             replayer.overtakes();
         }
         if let Some(routing_key) = retained {
-            is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-            is_wanted = self.may_receive(routing_key)
-                && self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
+            // Others can send to the queue, too, and say there what they like: no key of a message is longer.
+            is_topic = ShortStr::new(routing_key).is_some()
+                && self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
+            is_wanted = !is_topic
+                || self.may_receive(routing_key)
+                    && self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
         }
         if !is_wanted {
             self.pass_over(level, delivery_tag);

@@ -15,18 +15,24 @@ use super::subscribe::Filter;
 use super::throttle::Throttle;
 use super::will::Will;
 use super::{Bridge, State, Who};
-use crate::amqp::{Address, ClientMethod, ShortStr};
+use crate::amqp::{self, Address, ClientMethod, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Filters, Item, Packet, PacketId, Publish, QoS, SubscribeEntries, encode};
 use crate::policy::grants::Budget;
-use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
+use crate::policy::{Admission, Denial, Message, OnUnauthorized, Refusal, Verification};
 use crate::time::{Duration, Instant};
 use crate::topic;
 
 /// Bytes of a user name that the broker is shown.
 const MAX_SHOWN: usize = 64;
+
+/// Bytes of the first frame that any broker takes, frame and all. AMQP 0-9-1 §4.2.2
+const FIRST_FRAME: usize = amqp::FRAME_MIN_SIZE as usize;
+
+/// Bytes of it that are not for credentials. Where `max_credentials_size` is above its default, the broker is set to take as much more.
+const BESIDE_CREDENTIALS: usize = 512;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -94,15 +100,18 @@ impl Bridge {
             _ if self.state == State::AwaitConnect => return Err(Error::Misbehaved(Misbehaved::NotConnect)),
             Packet::Publish(publish) => self.publish(now, publish)?,
             Packet::Puback(id) => self.puback(id),
-            // We deliver at QoS 0 and 1 only, so nobody waits for these.
+            // We deliver at QoS 0 and 1 only, so nobody waits for these; but to what is delivered, they are the wrong answer.
+            Packet::Pubrec(id) | Packet::Pubcomp(id) if self.deliveries.is_in_flight(id) => {
+                return Err(Error::Misbehaved(Misbehaved::Acknowledgement));
+            }
             Packet::Pubrec(_) | Packet::Pubcomp(_) => {}
             Packet::Pubrel(id) => {
                 if self.publications.release(id) {
                     encode::pubcomp(self.client.packet(), id);
                 }
             }
-            Packet::Subscribe(it) => self.filters(it.packet_id, true, it.entries.encoded()),
-            Packet::Unsubscribe(it) => self.filters(it.packet_id, false, it.filters.encoded()),
+            Packet::Subscribe(it) => self.filters(now, it.packet_id, true, it.entries.encoded()),
+            Packet::Unsubscribe(it) => self.filters(now, it.packet_id, false, it.filters.encoded()),
             Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
@@ -140,12 +149,16 @@ impl Bridge {
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .collect();
-        let start_ok = ClientMethod::StartOk {
+        let said = |properties| ClientMethod::StartOk {
             connection_name: admission.client_id.as_bytes(),
-            properties: &properties,
+            properties,
             username: admission.broker_user.as_bytes(),
             password: admission.broker_pass.expose(),
         };
+        // Properties are only shown: rather without them than not at all.
+        let most = (self.config.policy.max_credentials_size + BESIDE_CREDENTIALS).max(FIRST_FRAME);
+        let start_ok = [said(&properties), said(&[])].into_iter().find(|it| it.encoded_len() <= most);
+        let start_ok = start_ok.ok_or(Error::Refused(Refusal::CredentialsUnfit))?;
         self.broker.set_prefetch(self.tenant.prefetch);
         // Before there is anything for the broker, which decides where that goes.
         self.route = self.tenant.cluster.clone();
@@ -197,15 +210,17 @@ impl Bridge {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
         self.throttle.message(now);
-        if let Some(Err(denial)) = self.rights.as_ref().map(|rights| {
-            rights.publish(Message {
-                topic: publish.topic,
-                routing_key: routing_key.as_bytes(),
-                qos: publish.qos,
-                retain: publish.retain,
-                payload_len: publish.payload_len,
-            })
-        }) {
+        let mut budget = Budget::default();
+        let message = Message {
+            topic: publish.topic,
+            routing_key: routing_key.as_bytes(),
+            qos: publish.qos,
+            retain: publish.retain,
+            payload_len: publish.payload_len,
+        };
+        let permitted = self.rights.as_ref().map(|rights| rights.publish(message, &mut budget));
+        self.throttle.judged(now, &budget);
+        if let Some(Err(denial)) = permitted {
             return self.deny(&publish, denial);
         }
         let is_retained = publish.retain && self.keeper.is_some();
@@ -271,15 +286,15 @@ impl Bridge {
         }
     }
 
-    fn filters(&mut self, id: PacketId, is_subscribe: bool, encoded: &[u8]) {
+    fn filters(&mut self, now: Instant, id: PacketId, is_subscribe: bool, encoded: &[u8]) {
         if let Some(session) = &mut self.session {
             session.subscriptions.arrive(id, is_subscribe, encoded);
         }
-        self.read_filters();
+        self.read_filters(now);
     }
 
     /// Looks at some of the filters that the client has sent, unless too many wait for the broker.
-    pub(super) fn read_filters(&mut self) {
+    pub(super) fn read_filters(&mut self, now: Instant) {
         let may_find_more = self.replayer.as_ref().is_none_or(Replayer::has_room);
         let Some(session) = self.session.as_mut().filter(|_| may_find_more) else { return };
         let Some(mut unread) = session.subscriptions.take_unread() else { return };
@@ -301,6 +316,9 @@ impl Bridge {
                     added.push((self.filter(filter), Level::Zero));
                 }
             }
+        }
+        if unread.is_read() {
+            self.throttle.judged(now, &budget);
         }
         unread.budget = budget;
         if let Some(session) = &mut self.session {

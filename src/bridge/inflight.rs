@@ -221,9 +221,11 @@ impl Publications {
             self.unconfirmed.pop_front();
             self.confirmed += 1;
         }
-        // What a burst has taken is given back to the other connections: the module's memory never shrinks.
-        if self.unconfirmed.is_empty() && self.unconfirmed.capacity() > 64 {
-            self.unconfirmed = VecDeque::new();
+        // What a burst has taken is given back to the other connections, since the module's memory never shrinks; also to a client that
+        // always has something on its way.
+        let (few, capacity) = (self.unconfirmed.len().max(16), self.unconfirmed.capacity());
+        if capacity > 4 * few {
+            self.unconfirmed.shrink_to(2 * few);
         }
     }
 
@@ -290,6 +292,11 @@ impl Deliveries {
         None
     }
 
+    /// Whether the client is to acknowledge a delivery with this packet id.
+    pub(super) fn is_in_flight(&self, id: PacketId) -> bool {
+        self.tags.contains_key(&id)
+    }
+
     /// PUBACK arrives: the delivery to acknowledge, if there is one.
     pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<u64> {
         self.tags.remove(&id)
@@ -324,6 +331,17 @@ mod tests {
         assert_eq!(confirm(&mut p, 5, true), Some(vec![Receipt::Puback(id(40)), Receipt::Puback(id(50))]));
         assert_eq!(confirm(&mut p, 6, false), None, "never published");
         assert_eq!(confirm(&mut p, 0, true), None, "numbers start at 1");
+    }
+
+    #[test]
+    fn what_a_burst_takes_is_given_back_while_some_are_on_their_way() {
+        let mut p = Publications::default();
+        for n in 1..=10_000 {
+            p.arrive(id(n), QoS::AtLeastOnce, 0, Instant::ZERO);
+        }
+        confirm(&mut p, 9_999, true);
+        assert!(p.unconfirmed.capacity() <= 64, "{}", p.unconfirmed.capacity());
+        assert_eq!(confirm(&mut p, 10_000, false), Some(vec![Receipt::Puback(id(10_000))]));
     }
 
     #[test]

@@ -4,16 +4,25 @@
 //! holds the client up and memory stays as it is.
 
 use crate::error::{Error, Limit};
+use crate::policy::grants::Budget;
 use crate::policy::{Meter, Quota, Seat};
 use crate::time::{Duration, Instant};
 
 /// The most publishes of one client that wait for the broker's confirm, where the policy says nothing of it.
 const MAX_INFLIGHT: usize = 1024;
+/// A client may come to so many places of grants a second, see [`Budget`]: a few hundredths of a processor. Under grants that are to the
+/// point a packet comes to some ten.
+const JUDGEMENT_RATE: u64 = 500_000;
+
+/// What may be used ahead of that: more than one packet can, so that only those wait who make it long again and again.
+const JUDGEMENT_DEBT: Duration = Duration::from_millis(150);
 
 /// What holds one connection up. Its host is told by `Bridge::is_holding`.
 pub(super) struct Throttle {
     messages: Option<Meter>,
     bytes: Option<Meter>,
+    /// When what it has taken to judge the client's topics and filters is made up for.
+    judged_until: Instant,
     max_inflight: usize,
     /// The client's place in its tenant, from CONNECT on.
     seat: Option<Seat>,
@@ -34,7 +43,15 @@ pub(super) enum Hold {
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { messages: None, bytes: None, max_inflight: MAX_INFLIGHT, seat: None, hold: None, last: None }
+        Self {
+            messages: None,
+            bytes: None,
+            judged_until: Instant::ZERO,
+            max_inflight: MAX_INFLIGHT,
+            seat: None,
+            hold: None,
+            last: None,
+        }
     }
 }
 
@@ -43,6 +60,7 @@ impl Throttle {
         Self {
             messages: quota.client_message_rate.map(Meter::new),
             bytes: quota.client_byte_rate.map(Meter::new),
+            judged_until: Instant::ZERO,
             max_inflight: quota.max_inflight.map_or(MAX_INFLIGHT, usize::from),
             seat: Some(seat),
             hold: None,
@@ -65,6 +83,12 @@ impl Throttle {
         }
     }
 
+    /// A topic, or all filters of a packet, have been judged.
+    pub(super) fn judged(&mut self, now: Instant, budget: &Budget) {
+        let nanos = budget.spent() as u64 * (1_000_000_000 / JUDGEMENT_RATE);
+        self.judged_until = self.judged_until.max(now) + Duration::from_nanos(nanos);
+    }
+
     /// So many bytes are read.
     pub(super) fn bytes(&mut self, now: Instant, count: usize) {
         if let Some(meter) = &mut self.bytes {
@@ -83,7 +107,9 @@ impl Throttle {
     pub(super) fn holds(&mut self, now: Instant, inflight: Option<usize>) -> Result<bool, Error> {
         let own = |meter: &Option<Meter>| meter.as_ref().and_then(|meter| meter.wait(now));
         let seat = self.seat.as_ref();
-        let mut wait = own(&self.bytes).max(seat.and_then(Seat::wait_for_bytes));
+        let judgement = self.judged_until.as_nanos().saturating_sub(now.as_nanos());
+        let judgement = Some(Duration::from_nanos(judgement)).filter(|wait| *wait > JUDGEMENT_DEBT);
+        let mut wait = own(&self.bytes).max(judgement).max(seat.and_then(Seat::wait_for_bytes));
         if inflight.is_some() {
             wait = wait.max(own(&self.messages)).max(seat.and_then(Seat::wait_for_messages));
         }

@@ -41,7 +41,8 @@ fn it_is_deposited_in_the_flight_of_the_login() {
             t.expect_connection();
             t.expect_session();
             let properties = t.expect_will("w.-x", b"x");
-            assert_eq!(properties, mode(delivery_mode));
+            // What the broker is, it has not said yet.
+            assert_eq!(properties, mqtt_headers(delivery_mode, qos as i8, false));
             t.expect_silence();
         });
     }
@@ -391,24 +392,27 @@ fn a_topic_that_is_too_long_for_a_key_is_no_will() {
 }
 
 #[test]
-fn the_headers_of_the_old_mqtt_plugin_come_with_the_renewal() {
-    both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
-        t.client(connect_will(1, "w", "gone"));
-        t.expect_protocol_header();
-        t.expect_start_ok();
-        t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
-        t.expect_session();
-        let properties = t.expect_will("w", b"gone");
-        // It is written before the broker has told who it is.
-        assert_eq!(properties, mode(2));
-        while t.broker.next_frame().is_some() {}
-        t.greet("RabbitMQ", "3.10.8");
-        t.reply(CONNECTION, open_ok());
-        t.grant_session();
-        t.grant_will();
-        t.hears(connack(0));
-        t.advance(60_000);
-        t.expect(WILL, ack(1, false));
-        assert_eq!(t.expect_deposit(b"gone"), mqtt_headers(2, 1, false));
-    });
+fn the_headers_of_the_old_mqtt_plugin_are_left_out_once_the_broker_is_none() {
+    for (version, is_old) in [("3.10.8", true), ("4.1.0", false)] {
+        both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
+            t.client(connect_will(1, "w", "gone"));
+            t.expect_protocol_header();
+            t.expect_start_ok();
+            t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
+            t.expect_session();
+            let properties = t.expect_will("w", b"gone");
+            // It is written before the broker has told who it is.
+            assert_eq!(properties, mqtt_headers(2, 1, false));
+            while t.broker.next_frame().is_some() {}
+            t.greet("RabbitMQ", version);
+            t.reply(CONNECTION, open_ok());
+            t.grant_session();
+            t.grant_will();
+            t.hears(connack(0));
+            t.advance(60_000);
+            t.expect(WILL, ack(1, false));
+            let expected = if is_old { mqtt_headers(2, 1, false) } else { mode(2) };
+            assert_eq!(t.expect_deposit(b"gone"), expected);
+        });
+    }
 }

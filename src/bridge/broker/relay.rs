@@ -34,6 +34,7 @@ impl BrokerSide {
         let frame_max = self.frame_max;
         amqp::body(self.behind_login(), Role::Replay.channel(), frame_max, bytes);
         self.relaying = !last;
+        self.answer_flow(Role::Replay);
     }
 
     /// Puts a delivery back into its queue, or lets it die.

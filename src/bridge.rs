@@ -111,8 +111,8 @@ pub struct Bridge {
     /// From CONNECT on, where messages are retained.
     keeper: Option<Keeper>,
     replayer: Option<Replayer>,
-    /// The message that is arriving from the client and is to be kept.
-    copying: Option<Retained>,
+    /// What a client that has ended has said to be kept; of the last the payload may be arriving.
+    last_words: Vec<Retained>,
     publications: Publications,
     deliveries: Deliveries,
     arriving: Arriving,
@@ -209,7 +209,7 @@ impl Bridge {
             will: None,
             keeper: None,
             replayer: None,
-            copying: None,
+            last_words: Vec::new(),
             publications: Publications::default(),
             deliveries: Deliveries::default(),
             arriving: Arriving::default(),
@@ -289,7 +289,7 @@ impl Bridge {
                 self.from_broker = buffer;
                 if let Err(error) = result {
                     self.fail(now, error);
-                } else if self.throttle.hold() == Some(Hold::Confirm) && self.may_send_more() {
+                } else if self.may_go_on() {
                     self.let_go_on(now);
                 }
             }
@@ -421,7 +421,7 @@ impl Bridge {
             |timers: [Option<(Instant, Timer)>; 3]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
         let hold = match self.throttle.hold() {
             Some(Hold::Until(at)) => Some((at, Timer::Hold)),
-            Some(Hold::Confirm) | None => None,
+            Some(Hold::Confirm | Hold::Keep) | None => None,
         };
         match self.state {
             State::AwaitConnect | State::LoggingIn => first([Some(self.timers.login()), hold, None]),
@@ -434,6 +434,15 @@ impl Bridge {
             }
             State::Leaving => Some(self.timers.linger()),
             State::Over => Some((Instant::ZERO, Timer::Close)),
+        }
+    }
+
+    /// Whether the broker has said what the client waits for.
+    fn may_go_on(&mut self) -> bool {
+        match self.throttle.hold() {
+            Some(Hold::Confirm) => self.may_send_more(),
+            Some(Hold::Keep) => self.keeper.as_ref().is_none_or(Keeper::is_ready),
+            Some(Hold::Until(_)) | None => false,
         }
     }
 

@@ -83,6 +83,9 @@ impl Bridge {
             if self.published_at.is_some_and(|at| now < at + SETTLED) {
                 self.broker.barrier(Role::Publish);
             }
+            if self.keeper.as_ref().is_some_and(|keeper| !keeper.is_settled()) {
+                self.broker.barrier(Role::Keep);
+            }
             if has_last_words {
                 self.broker.barrier(Role::Confirm);
             }

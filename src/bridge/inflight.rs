@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::retained::Retained;
 use crate::mqtt::{PacketId, QoS};
 use crate::time::Instant;
 
@@ -25,8 +24,8 @@ struct Unconfirmed {
     /// A hash of its routing key, where that may come to matter.
     topic: u64,
     sent: Instant,
-    /// What is to be kept of it, before the client hears that it is taken.
-    retained: Option<Retained>,
+    /// Its number among those that are kept, without which the client does not hear that it is taken.
+    kept_as: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +62,8 @@ pub(super) enum Receipt {
 /// What is to be done for a message that the broker has taken.
 pub(super) enum Confirmed {
     Owed(Receipt),
-    /// It is to be kept first; [`Publications::kept`] tells what is owed then.
-    Keep(Retained, Option<PacketId>),
+    /// Unless it is kept already, nothing is owed until then; [`Publications::kept`] tells what.
+    Kept(u64, PacketId),
 }
 
 impl Publications {
@@ -80,7 +79,7 @@ impl Publications {
                     id: Some(id),
                     topic,
                     sent: now,
-                    retained: None,
+                    kept_as: None,
                 }));
                 Arrival::New
             }
@@ -89,7 +88,16 @@ impl Publications {
 
     /// A PUBLISH at QoS 0 that is confirmed to us alone takes the next confirm number.
     pub(super) fn arrive_unacknowledged(&mut self, topic: u64, now: Instant) {
-        self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, sent: now, retained: None }));
+        self.unconfirmed.push_back(Some(Unconfirmed { id: None, topic, sent: now, kept_as: None }));
+    }
+
+    /// Whether a PUBLISH that arrives would be [`Arrival::New`].
+    pub(super) fn is_new(&self, id: PacketId, qos: QoS) -> bool {
+        match self.by_id.get(&id) {
+            Some(Stage::Puback | Stage::Pubrec | Stage::Released) => false,
+            Some(Stage::Received) => qos != QoS::ExactlyOnce,
+            None => true,
+        }
     }
 
     /// How many wait for the broker's confirm, those that were overtaken included.
@@ -97,16 +105,11 @@ impl Publications {
         self.unconfirmed.len()
     }
 
-    /// The PUBLISH that came last is to be kept.
-    pub(super) fn retain(&mut self, message: Retained) {
+    /// The PUBLISH that came last is kept, too.
+    pub(super) fn kept_as(&mut self, serial: u64) {
         if let Some(Some(last)) = self.unconfirmed.back_mut() {
-            last.retained = Some(message);
+            last.kept_as = Some(serial);
         }
-    }
-
-    /// What is to be kept of messages that are not confirmed.
-    pub(super) fn take_retained(&mut self) -> impl Iterator<Item = Retained> + use<> {
-        core::mem::take(&mut self.unconfirmed).into_iter().flatten().filter_map(|publish| publish.retained)
     }
 
     /// A message is kept, or will not be.
@@ -142,15 +145,15 @@ impl Publications {
         let first = if multiple { 0 } else { index };
         for slot in self.unconfirmed.range_mut(first..=index) {
             match slot.take() {
-                Some(Unconfirmed { id, sent, retained: Some(message), .. }) => {
-                    confirmed(Confirmed::Keep(message, id), sent);
+                Some(Unconfirmed { id: Some(id), sent, kept_as: Some(serial), .. }) => {
+                    confirmed(Confirmed::Kept(serial, id), sent);
                 }
-                Some(Unconfirmed { id: Some(id), sent, retained: None, .. }) => {
+                Some(Unconfirmed { id: Some(id), sent, kept_as: None, .. }) => {
                     if let Some(receipt) = confirm_one(&mut self.by_id, id) {
                         confirmed(Confirmed::Owed(receipt), sent);
                     }
                 }
-                Some(Unconfirmed { id: None, retained: None, .. }) | None => {}
+                Some(Unconfirmed { id: None, .. }) | None => {}
             }
         }
         while self.unconfirmed.front().is_some_and(Option::is_none) {
@@ -171,17 +174,17 @@ impl Publications {
         let unconfirmed: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
         let is_only = unconfirmed.len() == 1;
         let mut refused = unconfirmed.into_iter().filter(|publish| is_only || Some(publish.topic) == topic);
-        let Unconfirmed { id, retained, .. } = refused.next()?;
+        let Unconfirmed { id, kept_as, .. } = refused.next()?;
         let receipt = id.and_then(|id| confirm_one(&mut self.by_id, id));
-        Some(Dropped { receipt, retained, is_only })
+        Some(Dropped { receipt, kept_as, is_only })
     }
 }
 
 /// A publish that is counted as taken although it was refused.
 pub(super) struct Dropped {
     pub(super) receipt: Option<Receipt>,
-    /// What was to be kept of it.
-    pub(super) retained: Option<Retained>,
+    /// Its number among those that are kept.
+    pub(super) kept_as: Option<u64>,
     /// Otherwise there were others, of which nobody knows whether the broker took them.
     pub(super) is_only: bool,
 }
@@ -244,7 +247,7 @@ mod tests {
         let mut receipts = Vec::new();
         p.confirm(number, multiple, |confirmed, _| match confirmed {
             Confirmed::Owed(receipt) => receipts.push(receipt),
-            Confirmed::Keep(..) => panic!("nothing was to be kept"),
+            Confirmed::Kept(..) => panic!("nothing was to be kept"),
         })
         .map(|()| receipts)
     }

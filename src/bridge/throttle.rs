@@ -26,6 +26,8 @@ pub(super) enum Hold {
     Until(Instant),
     /// Until the broker confirms a publish.
     Confirm,
+    /// Until a message can be kept.
+    Keep,
 }
 
 impl Throttle {
@@ -89,6 +91,11 @@ impl Throttle {
     /// Whether another publish may be on its way beside so many.
     pub(super) fn has_room(&self, inflight: usize) -> bool {
         self.max_inflight.is_none_or(|most| inflight < most)
+    }
+
+    /// The client is to wait until its next message can be kept.
+    pub(super) const fn hold_to_keep(&mut self) {
+        self.hold = Some(Hold::Keep);
     }
 
     pub(super) const fn hold(&self) -> Option<Hold> {

@@ -124,8 +124,8 @@ pub struct Bridge {
     /// From CONNECT on, where messages are retained.
     keeper: Option<Keeper>,
     replayer: Option<Replayer>,
-    /// The message that is arriving from the client and is to be kept.
-    copying: Option<Retained>,
+    /// What a client that has ended has said to be kept; of the last the payload may be arriving.
+    last_words: Vec<Retained>,
     publications: Publications,
     drafts: Drafts,
     deliveries: Deliveries,
@@ -228,7 +228,7 @@ impl Bridge {
             will: None,
             keeper: None,
             replayer: None,
-            copying: None,
+            last_words: Vec::new(),
             publications: Publications::default(),
             drafts: Drafts::default(),
             deliveries: Deliveries::default(),
@@ -454,7 +454,7 @@ impl Bridge {
             |timers: [Option<(Instant, Timer)>; 3]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
         let hold = match self.throttle.hold() {
             Some(Hold::Until(at)) => Some((at, Timer::Hold)),
-            Some(Hold::Confirm | Hold::Turn) | None => None,
+            Some(Hold::Confirm | Hold::Turn | Hold::Keep) | None => None,
         };
         match self.state {
             State::AwaitConnect | State::LoggingIn => {
@@ -481,6 +481,7 @@ impl Bridge {
         let may_go_on = match self.throttle.hold() {
             Some(Hold::Confirm) => self.may_send_more(),
             Some(Hold::Turn) => self.may_take_its_turn(),
+            Some(Hold::Keep) => self.keeper.as_ref().is_none_or(Keeper::is_ready),
             Some(Hold::Until(_)) | None => false,
         };
         if may_go_on {

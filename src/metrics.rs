@@ -136,6 +136,7 @@ metrics! {
     RetainedCleared: Counter "retained.cleared",
     RetainedReplayed: Counter "retained.replayed",
     RetainedUnkept: Counter "retained.unkept",
+    RetainedUnanswered: Counter "retained.unanswered",
     // Wills given to the broker, taken back by DISCONNECT, and left for it to send.
     WillsHeld: Counter "wills.held",
     WillsWithdrawn: Counter "wills.withdrawn",

@@ -39,6 +39,8 @@ pub(super) enum Hold {
     Confirm,
     /// Until what came before the next packet has taken effect, see `bridge/order.rs`.
     Turn,
+    /// Until a message can be kept.
+    Keep,
 }
 
 impl Default for Throttle {
@@ -125,6 +127,11 @@ impl Throttle {
     /// Whether another publish may be on its way beside so many.
     pub(super) const fn has_room(&self, inflight: usize) -> bool {
         inflight < self.max_inflight
+    }
+
+    /// The client is to wait until its next message can be kept.
+    pub(super) const fn hold_to_keep(&mut self) {
+        self.hold = Some(Hold::Keep);
     }
 
     pub(super) const fn hold(&self) -> Option<Hold> {

@@ -77,7 +77,7 @@ fn limits(keys: &mut Keys<'_>) -> Result<Limits> {
             65_536,
         )?,
         max_packet_size_authenticated: size("max_packet_size_authenticated", 128, largest, 16_777_216)?,
-        retained_max_size: size("retained_max_size", 0, 1 << 20, 65_536)?,
+        retained_max_size: size("retained_max_size", 0, 268_435_455, 1 << 20)?,
         frame_max: size("frame_max", amqp::FRAME_MIN_SIZE.into(), 1 << 24, 131_072)?,
         login_timeout: millis(keys, "login_timeout", 100, 3_600_000, 10_000)?,
     })

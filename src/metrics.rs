@@ -69,12 +69,14 @@ metrics! {
     RefusedByVhostAccess: Counter "refused.by.vhost_access",
     RefusedByWill: Counter "refused.by.will",
     RefusedByConnections: Counter "refused.by.connections",
+    RefusedByMemory: Counter "refused.by.memory",
     // Why a connection ended.
     ClosedDisconnect: Counter "closed.disconnect",
     ClosedClientGone: Counter "closed.client_gone",
     ClosedMalformed: Counter "closed.malformed",
     ClosedMisbehaved: Counter "closed.misbehaved",
     ClosedTimedOut: Counter "closed.timed_out",
+    ClosedUnfinished: Counter "closed.unfinished",
     ClosedLimit: Counter "closed.limit",
     ClosedBrokerClosed: Counter "closed.broker_closed",
     ClosedBrokerNack: Counter "closed.broker_nack",
@@ -154,6 +156,10 @@ impl Measures {
     /// A histogram has each value by itself, and no more of them than there can be packets in a read.
     pub(crate) fn add(&mut self, metric: Metric, value: i64) {
         let is_sum = metric.kind() != Kind::Histogram;
+        // Some hosts take an addition of nothing for a mistake.
+        if is_sum && value == 0 {
+            return;
+        }
         match self.0.iter_mut().find(|(known, _)| is_sum && *known == metric) {
             Some((_, sum)) => *sum = sum.saturating_add(value),
             None => self.0.push((metric, value)),
@@ -185,6 +191,7 @@ mod tests {
             measures.add(Metric::Inflight, value);
             measures.add(Metric::ConfirmTimeUs, value);
         }
+        measures.add(Metric::BytesPublishedQos0, 0);
         measures.add(Metric::Inflight, -4);
         let mut taken: Vec<_> = core::iter::from_fn(|| measures.take()).collect();
         taken.sort_unstable();

@@ -26,13 +26,20 @@ use crate::topic;
 /// Bytes of a user name that the broker is shown.
 const MAX_SHOWN: usize = 64;
 
+/// What a client may make the module hold, in bytes, while the worker is short of memory: without being read from no more.
+const MEMORY_SHARE: usize = 64 * 1024;
+
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
 
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
-            if self.must_wait(now)? {
+            if self.must_wait(now)? || (!input.is_empty() && self.throttle.ends_turn()) {
+                return Ok(());
+            }
+            if self.adds_to_short_memory() {
+                self.throttle.spare_memory(now);
                 return Ok(());
             }
             let before = input.len();
@@ -69,6 +76,14 @@ impl Bridge {
             0 => login,
             seconds => login.min(Duration::from_secs(seconds.into())),
         }
+    }
+
+    /// Whether the worker is short of memory, and the client one of those that it went to.
+    fn adds_to_short_memory(&self) -> bool {
+        self.held > MEMORY_SHARE
+            && self.state != State::AwaitConnect
+            && !self.client_ended
+            && self.gate.is_short_of_memory()
     }
 
     /// Whether the broker has confirmed enough.

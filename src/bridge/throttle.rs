@@ -1,4 +1,5 @@
-//! How fast a client may go on: rates of its own and of its tenant, and publishes that the broker has not confirmed.
+//! How fast a client may go on: rates of its own and of its tenant, publishes that the broker has not confirmed, how much of it is
+//! read in one turn, and a worker that is short of memory.
 //!
 //! A client that is ahead is not read from for a while. What it has sent stays with the host, which stops reading, so that TCP
 //! holds the client up and memory stays as it is.
@@ -16,6 +17,7 @@ pub(super) struct Throttle {
     /// The client's place in its tenant, from CONNECT on.
     seat: Option<Seat>,
     hold: Option<Hold>,
+    turn: Turn,
     /// A client that has ended is not held up from then on.
     last: Option<Instant>,
 }
@@ -26,6 +28,23 @@ pub(super) enum Hold {
     Until(Instant),
     /// Until the broker confirms a publish.
     Confirm,
+    /// Until others have had their turns.
+    Turn,
+    /// It adds to a worker that is short of memory: until it is looked at again.
+    Memory(Instant),
+}
+
+/// What may still be read of the client before others have their turns: its flood costs them a turn and not a flood.
+#[derive(Clone, Copy)]
+struct Turn {
+    items: u32,
+    bytes: usize,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { items: TURN_ITEMS, bytes: TURN_BYTES }
+    }
 }
 
 impl Throttle {
@@ -36,6 +55,7 @@ impl Throttle {
             max_inflight: quota.max_inflight.map(usize::from),
             seat: Some(seat),
             hold: None,
+            turn: Turn::default(),
             last: None,
         }
     }
@@ -55,8 +75,15 @@ impl Throttle {
         }
     }
 
-    /// So many bytes are read.
+    /// The client has its turn.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = Turn::default();
+    }
+
+    /// So many bytes are read: a packet, or a piece of a payload.
     pub(super) fn bytes(&mut self, now: Instant, count: usize) {
+        self.turn.items = self.turn.items.saturating_sub(1);
+        self.turn.bytes = self.turn.bytes.saturating_sub(count);
         if let Some(meter) = &mut self.bytes {
             meter.spend(now, count as u64);
         }
@@ -91,6 +118,20 @@ impl Throttle {
         self.max_inflight.is_none_or(|most| inflight < most)
     }
 
+    /// Whether the client has had its turn; then it waits for the next.
+    pub(super) const fn ends_turn(&mut self) -> bool {
+        let is_over = self.turn.items == 0 || self.turn.bytes == 0;
+        if is_over {
+            self.hold = Some(Hold::Turn);
+        }
+        is_over
+    }
+
+    /// The client is not read from for a while, since it adds to a worker that is short of memory.
+    pub(super) fn spare_memory(&mut self, now: Instant) {
+        self.hold = Some(Hold::Memory(now + MEMORY_PAUSE));
+    }
+
     pub(super) const fn hold(&self) -> Option<Hold> {
         self.hold
     }
@@ -100,3 +141,9 @@ impl Throttle {
         self.hold = None;
     }
 }
+
+/// The most packets, and pieces of payload, of a turn.
+const TURN_ITEMS: u32 = 128;
+/// With so many bytes read a turn is over; the packet that gets there is read.
+const TURN_BYTES: usize = 64 * 1024;
+const MEMORY_PAUSE: Duration = Duration::from_millis(500);

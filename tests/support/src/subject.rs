@@ -103,8 +103,14 @@ impl Native {
         let before = it.to_client.len();
         self.shared.set_clock(self.now.as_nanos());
         act(it, self.now);
-        if !it.held.is_empty() && !it.bridge.is_holding() {
-            it.read_client(self.now);
+        loop {
+            if !it.held.is_empty() && !it.bridge.is_holding() {
+                it.read_client(self.now);
+            }
+            if !it.bridge.wants_turn() {
+                break;
+            }
+            it.bridge.handle_timeout(self.now);
         }
         it.drain_to_broker();
         let replied = before != it.to_client.len();
@@ -117,7 +123,8 @@ impl Native {
             for metric in event.metrics() {
                 measured.push((metric, 1));
             }
-            self.logs.push(LogLine { level: level(event.level()), text: event.to_string() });
+            let loudness = it.bridge.level(event);
+            self.logs.push(LogLine { level: level(loudness), text: event.to_string() });
         }
         measured.extend(std::iter::from_fn(|| it.bridge.poll_measure()));
         let tenant = if it.bridge.tenant().is_empty() { "none" } else { it.bridge.tenant() };

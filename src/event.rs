@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
-use crate::error::{Error, LoginRefusal};
+use crate::error::{Error, LoginRefusal, TimedOut};
 use crate::metrics::Metric;
 use crate::mqtt::{self, ConnectReturnCode};
 use crate::policy::{Denial, Refusal};
@@ -111,6 +111,7 @@ impl Event {
             Self::Failed(error) => match error {
                 Error::Malformed(error) => (M::ClosedMalformed, Some(malformed(error))),
                 Error::Misbehaved(_) | Error::Refused(_) => (M::ClosedMisbehaved, None),
+                Error::TimedOut(TimedOut::Packet) => (M::ClosedUnfinished, None),
                 Error::TimedOut(_) => (M::ClosedTimedOut, None),
                 Error::Limit(_) => (M::ClosedLimit, None),
                 Error::Login(_) | Error::BrokerClosed { .. } | Error::QueueDeleted => {
@@ -260,6 +261,7 @@ const fn refusal(error: Error) -> Metric {
         Refusal::VhostAccess => Metric::RefusedByVhostAccess,
         Refusal::Will(_) => Metric::RefusedByWill,
         Refusal::Connections => Metric::RefusedByConnections,
+        Refusal::Memory => Metric::RefusedByMemory,
     }
 }
 

@@ -33,6 +33,8 @@ const FIRST_FRAME: usize = amqp::FRAME_MIN_SIZE as usize;
 
 /// Bytes of it that are not for credentials. Where `max_credentials_size` is above its default, the broker is set to take as much more.
 const BESIDE_CREDENTIALS: usize = 512;
+/// What a client may make the module hold, in bytes, while the worker is short of memory: without being read from no more.
+const MEMORY_SHARE: usize = 64 * 1024;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -40,7 +42,11 @@ const MAX_PINGS: u32 = 65_536;
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
-            if self.must_wait(now, input)? {
+            if self.must_wait(now, input)? || (!input.is_empty() && self.throttle.ends_turn()) {
+                return Ok(());
+            }
+            if self.adds_to_short_memory() {
+                self.throttle.spare_memory(now);
                 return Ok(());
             }
             let before = (*input, self.decoder);
@@ -74,9 +80,9 @@ impl Bridge {
         if self.throttle.holds(now, Some(inflight).filter(|_| !self.decoder.is_in_payload()))? {
             return Ok(true);
         }
-        let waits = self.must_wait_its_turn(input);
+        let waits = self.must_wait_for_order(input);
         if waits {
-            self.throttle.wait_for_turn();
+            self.throttle.wait_for_order();
         }
         Ok(waits)
     }
@@ -89,6 +95,14 @@ impl Bridge {
             0 => login,
             seconds => login.min(Duration::from_secs(seconds.into())),
         }
+    }
+
+    /// Whether the worker is short of memory, and the client one of those that it went to.
+    fn adds_to_short_memory(&self) -> bool {
+        self.held > MEMORY_SHARE
+            && self.state != State::AwaitConnect
+            && !self.client_ended
+            && self.gate.is_short_of_memory()
     }
 
     /// Whether the broker has confirmed enough.

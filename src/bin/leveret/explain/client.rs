@@ -375,6 +375,7 @@ impl<'a> Case<'a> {
             }
             Refusal::Will(denial) => denial.text().to_owned(),
             Refusal::Connections => quoted("max_connections", "none"),
+            Refusal::Memory => quoted("max_memory", "805306368"),
         }
     }
 }

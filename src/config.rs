@@ -59,6 +59,8 @@ pub struct Limits {
     pub frame_max: u32,
     /// Largest payload that is retained, in bytes.
     pub retained_max_size: u32,
+    /// From the first byte of a packet to its last, for packets that have to be whole before they can be read.
+    pub packet_timeout: Duration,
     /// From the connection's start to CONNACK.
     pub login_timeout: Duration,
 }

@@ -65,6 +65,8 @@ pub enum Misbehaved {
 pub enum TimedOut {
     /// `login_timeout` passed before CONNACK.
     Login,
+    /// `packet_timeout` passed and a packet was not whole.
+    Packet,
     /// One and a half keep-alive times passed without a packet. [MQTT-3.1.2-24]
     KeepAlive,
 }
@@ -205,6 +207,7 @@ impl fmt::Display for Error {
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::Denied(denial) => write!(f, "PUBLISH denied: {}", denial.text()),
             Self::TimedOut(TimedOut::Login) => f.write_str("client: no login in time"),
+            Self::TimedOut(TimedOut::Packet) => f.write_str("client: packet not finished in time"),
             Self::TimedOut(TimedOut::KeepAlive) => f.write_str("client: keep-alive timed out"),
             Self::Limit(Limit::Requests) => f.write_str("client: too many requests at once"),
             Self::Limit(Limit::Rate) => f.write_str("client: ended far ahead of its rate"),

@@ -69,12 +69,14 @@ metrics! {
     RefusedByVhostAccess: Counter "refused.by.vhost_access",
     RefusedByWill: Counter "refused.by.will",
     RefusedByConnections: Counter "refused.by.connections",
+    RefusedByMemory: Counter "refused.by.memory",
     // Why a connection ended.
     ClosedDisconnect: Counter "closed.disconnect",
     ClosedClientGone: Counter "closed.client_gone",
     ClosedMalformed: Counter "closed.malformed",
     ClosedMisbehaved: Counter "closed.misbehaved",
     ClosedTimedOut: Counter "closed.timed_out",
+    ClosedUnfinished: Counter "closed.unfinished",
     ClosedLimit: Counter "closed.limit",
     ClosedBrokerClosed: Counter "closed.broker_closed",
     ClosedBrokerMalformed: Counter "closed.broker_malformed",
@@ -136,6 +138,7 @@ metrics! {
     RetainedCleared: Counter "retained.cleared",
     RetainedReplayed: Counter "retained.replayed",
     RetainedUnkept: Counter "retained.unkept",
+    RetainedUnanswered: Counter "retained.unanswered",
     // Wills given to the broker, taken back by DISCONNECT, and left for it to send.
     WillsHeld: Counter "wills.held",
     WillsWithdrawn: Counter "wills.withdrawn",
@@ -167,6 +170,10 @@ impl Measures {
     pub(crate) fn add(&mut self, metric: Metric, value: i64) {
         if metric.kind() == Kind::Histogram {
             return self.sample(metric, value);
+        }
+        // Some hosts take an addition of nothing for a mistake.
+        if value == 0 {
+            return;
         }
         // There are no more of them than metrics.
         match self.sums.iter_mut().find(|(known, _)| *known == metric) {
@@ -229,6 +236,7 @@ mod tests {
             measures.add(Metric::Inflight, value);
             measures.add(Metric::ConfirmTimeUs, value);
         }
+        measures.add(Metric::BytesPublishedQos0, 0);
         measures.add(Metric::Inflight, -4);
         let mut taken: Vec<_> = core::iter::from_fn(|| measures.take()).collect();
         taken.sort_unstable();

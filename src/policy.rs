@@ -79,6 +79,8 @@ pub struct Policy {
     pub vhost: ShortText,
     /// The brake on guessing.
     pub brake: BrakeLimits,
+    /// Bytes of a worker's memory in use above which no new client is let in.
+    pub max_memory: usize,
     /// User name and password together, in bytes.
     pub max_credentials_size: usize,
     /// How topics are compared.

@@ -55,6 +55,8 @@ impl QueueArguments<'_> {
             }
             if let Some(messages) = self.max_length {
                 t.long("x-max-length", messages);
+                // Whatever a policy says: this one wins.
+                t.string("x-overflow", b"drop-head");
             }
             if let Some(priority) = self.max_priority {
                 t.long("x-max-priority", priority);

@@ -10,9 +10,10 @@ use std::collections::VecDeque;
 
 use super::Bridge;
 use super::channel::Role;
+use super::inflight::Nacked;
 use crate::amqp::{Address, MqttHeaders, Properties, ShortStr};
 use crate::event::Event;
-use crate::mqtt::{PacketId, Publish, QoS};
+use crate::mqtt::{Publish, QoS};
 use crate::time::Instant;
 
 /// The most payload and keys that copies hold, in bytes. What goes beyond is not published again.
@@ -57,7 +58,7 @@ impl Draft {
 #[derive(Default)]
 pub(super) struct Drafts {
     arriving: Option<Draft>,
-    waiting: VecDeque<(PacketId, Draft)>,
+    waiting: VecDeque<Nacked>,
 }
 
 impl Drafts {
@@ -98,24 +99,26 @@ impl Bridge {
 
     /// The broker could not take a publish, or all up to it; `None` when there never was such a one.
     pub(super) fn nacked(&mut self, number: u64, multiple: bool) -> Option<()> {
-        let (drafts, events) = (&mut self.drafts.waiting, &mut self.events);
-        self.publications.nack(number, multiple, |id, draft| match draft {
-            Some(mut draft) if draft.attempts_left > 0 => {
+        let (waiting, events, keeper) = (&mut self.drafts.waiting, &mut self.events, &mut self.keeper);
+        self.publications.nack(number, multiple, |mut nacked| {
+            if let Some(draft) = nacked.draft.as_mut().filter(|draft| draft.attempts_left > 0) {
                 draft.attempts_left -= 1;
-                drafts.push_back((id, draft));
-                true
+                waiting.push_back(nacked);
+                return true;
             }
-            Some(_) | None => {
-                events.push_back(Event::Unacknowledged);
-                false
+            events.push_back(Event::Unacknowledged);
+            if let (Some(keeper), Some(serial)) = (&mut *keeper, nacked.kept_as) {
+                keeper.disown(serial);
             }
+            false
         })
     }
 
     /// Publishes what waits for that, between the client's messages.
     pub(super) fn publish_again(&mut self, now: Instant) {
         while !self.drafts.is_empty() && !self.broker.is_publishing(Role::Publish) {
-            let Some((id, draft)) = self.drafts.waiting.pop_front() else { return };
+            let Some(nacked) = self.drafts.waiting.pop_front() else { return };
+            let Some(draft) = &nacked.draft else { continue };
             let properties =
                 Draft::properties(draft.qos, false, draft.is_retained, self.broker.wants_mqtt_headers());
             let to = Address {
@@ -125,8 +128,8 @@ impl Bridge {
             };
             self.broker.publish_whole(Role::Publish, to, properties, &draft.payload);
             self.events.push_back(Event::PublishedAgain);
-            self.publications.arrive_again(id, super::topic_hash(&draft.routing_key), now);
-            self.publications.hold(draft);
+            let topic = super::topic_hash(&draft.routing_key);
+            self.publications.arrive_again(nacked, topic, now);
         }
     }
 }

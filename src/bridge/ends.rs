@@ -144,6 +144,9 @@ impl Bridge {
         if may_be_unread || has_last_words {
             self.broker.barrier(Role::Publish);
         }
+        if self.keeper.as_ref().is_some_and(|keeper| !keeper.is_settled()) {
+            self.broker.barrier(Role::Keep);
+        }
         self.close();
     }
 

@@ -7,12 +7,12 @@ use super::channel::{Awaited, Role};
 use super::inflight::Arrival;
 use super::order::Unconfirmed;
 use super::queues::Level;
-use super::retained::Names;
 use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
+use super::retained::{Keeping, Names};
 use super::session::Session;
 use super::subscribe::Filter;
-use super::throttle::Throttle;
+use super::throttle::{Hold, Throttle};
 use super::will::Will;
 use super::{Bridge, State, Who};
 use crate::amqp::{self, Address, ClientMethod, ShortStr};
@@ -33,6 +33,8 @@ const FIRST_FRAME: usize = amqp::FRAME_MIN_SIZE as usize;
 
 /// Bytes of it that are not for credentials. Where `max_credentials_size` is above its default, the broker is set to take as much more.
 const BESIDE_CREDENTIALS: usize = 512;
+/// What a client may make the module hold, in bytes, while the worker is short of memory: without being read from no more.
+const MEMORY_SHARE: usize = 64 * 1024;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -40,20 +42,28 @@ const MAX_PINGS: u32 = 65_536;
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
-            if self.must_wait(now, input)? {
+            if self.must_wait(now, input)? || (!input.is_empty() && self.throttle.ends_turn()) {
                 return Ok(());
             }
-            let before = input.len();
+            if self.adds_to_short_memory() {
+                self.throttle.spare_memory(now);
+                return Ok(());
+            }
+            let before = (*input, self.decoder);
             match self.decoder.next(input).map_err(Error::Malformed)? {
-                Some(Item::Packet(packet)) => self.packet(now, packet)?,
+                Some(Item::Packet(packet)) => self.packet(now, packet, input.len())?,
                 Some(Item::Payload { bytes, last }) => {
+                    self.keep_payload(bytes, last);
                     self.broker.publish_body(bytes, last);
                     self.draft_payload(bytes, last);
-                    self.copy_payload(bytes, last);
                 }
                 None => return Ok(()),
             }
-            self.throttle.bytes(now, before - input.len());
+            if self.throttle.hold() == Some(Hold::Keep) {
+                (*input, self.decoder) = before;
+                return Ok(());
+            }
+            self.throttle.bytes(now, before.0.len() - input.len());
         }
         // Behind a DISCONNECT nothing counts. [MQTT-3.14.4-2]
         *input = &[];
@@ -70,9 +80,9 @@ impl Bridge {
         if self.throttle.holds(now, Some(inflight).filter(|_| !self.decoder.is_in_payload()))? {
             return Ok(true);
         }
-        let waits = self.must_wait_its_turn(input);
+        let waits = self.must_wait_for_order(input);
         if waits {
-            self.throttle.wait_for_turn();
+            self.throttle.wait_for_order();
         }
         Ok(waits)
     }
@@ -87,18 +97,27 @@ impl Bridge {
         }
     }
 
+    /// Whether the worker is short of memory, and the client one of those that it went to.
+    fn adds_to_short_memory(&self) -> bool {
+        self.held > MEMORY_SHARE
+            && self.state != State::AwaitConnect
+            && !self.client_ended
+            && self.gate.is_short_of_memory()
+    }
+
     /// Whether the broker has confirmed enough.
     pub(super) fn may_send_more(&mut self) -> bool {
         let inflight = self.publications.unconfirmed();
         self.throttle.has_room(inflight)
     }
 
-    fn packet(&mut self, now: Instant, packet: Packet<'_>) -> Result<(), Error> {
+    /// A packet with so many bytes behind it.
+    fn packet(&mut self, now: Instant, packet: Packet<'_>, behind: usize) -> Result<(), Error> {
         match packet {
             Packet::Connect(connect) if self.state == State::AwaitConnect => self.connect(now, &connect)?,
             Packet::Connect(_) => return Err(Error::Misbehaved(Misbehaved::SecondConnect)),
             _ if self.state == State::AwaitConnect => return Err(Error::Misbehaved(Misbehaved::NotConnect)),
-            Packet::Publish(publish) => self.publish(now, publish)?,
+            Packet::Publish(publish) => self.publish(now, publish, behind)?,
             Packet::Puback(id) => self.puback(id),
             // We deliver at QoS 0 and 1 only, so nobody waits for these; but to what is delivered, they are the wrong answer.
             Packet::Pubrec(id) | Packet::Pubcomp(id) if self.deliveries.is_in_flight(id) => {
@@ -204,12 +223,11 @@ impl Bridge {
         }
     }
 
-    fn publish(&mut self, now: Instant, publish: Publish<'_>) -> Result<(), Error> {
+    fn publish(&mut self, now: Instant, publish: Publish<'_>, behind: usize) -> Result<(), Error> {
         self.config.topic_mapping.routing_key(publish.topic, &mut self.key);
         let Some(routing_key) = ShortStr::new(&self.key) else {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
-        self.throttle.message(now);
         let mut budget = Budget::default();
         let message = Message {
             topic: publish.topic,
@@ -221,16 +239,31 @@ impl Bridge {
         let permitted = self.rights.as_ref().map(|rights| rights.publish(message, &mut budget));
         self.throttle.judged(now, &budget);
         if let Some(Err(denial)) = permitted {
+            self.throttle.message(now);
             return self.deny(&publish, denial);
         }
         let is_retained = publish.retain && self.keeper.is_some();
+        let keeps = match self.admit_to_keep(&publish, behind)? {
+            Some(Keeping::Wait) => {
+                self.throttle.hold_to_keep();
+                return Ok(());
+            }
+            Some(Keeping::Refused) => {
+                self.events.push_back(Event::Unauthorized);
+                self.acknowledge_dropped(&publish);
+                return Ok(());
+            }
+            keeps => keeps,
+        };
+        self.throttle.message(now);
         let topic = match self.tenant.on_unauthorized {
             OnUnauthorized::Disconnect => 0,
             OnUnauthorized::Drop => super::topic_hash(&self.key),
         };
         match publish.packet_id {
-            // It is kept once the broker has taken it, so once its topic is permitted. And where messages are confirmed, all are.
-            None if is_retained || self.broker.confirms(Role::Publish) => {
+            // Last words are kept by what comes behind them on the same channel, so once their topic is permitted. And where messages
+            // are confirmed, all are.
+            None if keeps == Some(Keeping::LastWords) || self.broker.confirms(Role::Publish) => {
                 self.broker.confirm(Role::Publish);
                 self.publications.arrive_unacknowledged(topic, now);
             }
@@ -257,12 +290,16 @@ impl Bridge {
         self.measures.add(bytes, publish.payload_len.into());
         let properties =
             Draft::properties(publish.qos, publish.dup, is_retained, self.broker.wants_mqtt_headers());
+        if keeps == Some(Keeping::Now) {
+            self.keep(&publish);
+        }
+        let Some(routing_key) = ShortStr::new(&self.key) else { return Ok(()) };
         let to = Address { exchange: self.tenant.exchange.as_short(), routing_key, mandatory: false };
         self.broker.publish(Role::Publish, to, properties, publish.payload_len);
         if publish.packet_id.is_some() {
             self.draft(&publish, is_retained);
         }
-        if is_retained { self.copy(&publish) } else { Ok(()) }
+        Ok(())
     }
 
     /// A PUBLISH that policy does not permit. Its payload, which follows, has nowhere to go.
@@ -272,12 +309,16 @@ impl Bridge {
         }
         let is_first = self.denied.note(denial);
         self.events.push_back(Event::PublishDenied { denial, is_first });
+        self.acknowledge_dropped(publish);
+        Ok(())
+    }
+
+    fn acknowledge_dropped(&mut self, publish: &Publish<'_>) {
         match (publish.packet_id, publish.qos) {
             (Some(id), QoS::ExactlyOnce) => encode::pubrec(self.client.packet(), id),
             (Some(id), _) => encode::puback(self.client.packet(), id),
             (None, _) => {}
         }
-        Ok(())
     }
 
     fn puback(&mut self, id: PacketId) {

@@ -36,7 +36,7 @@ pub(super) enum Unconfirmed {
 
 impl Bridge {
     /// Whether the packet of which `input` has the first byte is to wait, and what it waits for is asked for.
-    pub(super) fn must_wait_its_turn(&mut self, input: &[u8]) -> bool {
+    pub(super) fn must_wait_for_order(&mut self, input: &[u8]) -> bool {
         // What a client that has ended still says goes to the broker in one piece with its end: there is nothing to wait for.
         if self.client_ended {
             return false;
@@ -70,9 +70,9 @@ impl Bridge {
     }
 
     /// Whether the packet that waits for its turn may go on now.
-    pub(super) fn may_take_its_turn(&mut self) -> bool {
+    pub(super) fn may_go_on_in_order(&mut self) -> bool {
         let buffer = core::mem::take(&mut self.from_client);
-        let waits = self.must_wait_its_turn(buffer.unparsed());
+        let waits = self.must_wait_for_order(buffer.unparsed());
         self.from_client = buffer;
         !waits
     }

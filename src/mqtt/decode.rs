@@ -15,6 +15,7 @@ pub const MAX_COLLECTED: u32 = 256 * 1024;
 ///
 /// How the stream is split into calls never changes what comes out: [`Decoder::next`] takes a packet off the front of its input
 /// when the packet (of a PUBLISH: its head) is whole, and nothing otherwise.
+#[derive(Clone, Copy)]
 pub struct Decoder {
     /// Told by CONNECT; decides what 3.1 allows and 3.1.1 does not.
     version: Version,

@@ -87,6 +87,8 @@ pub enum Refusal {
     Will(Denial),
     /// `max_connections` of the tenant.
     Connections,
+    /// `max_memory`: the worker has no room for another client.
+    Memory,
 }
 
 /// Whether a password is looked at.
@@ -123,6 +125,10 @@ impl Gate {
         tenant: &Rc<Tenant>,
         verification: Verification,
     ) -> Result<Admission, Refusal> {
+        if self.is_short_of_memory() {
+            self.refused_for_memory.set(true);
+            return Err(Refusal::Memory);
+        }
         let policy = &*self.policy;
         let certificate_name = self.certificate_name(peer);
         let own_id = self.client_id(peer, connect)?;
@@ -372,6 +378,7 @@ impl Refusal {
             | Self::VhostAccess
             | Self::Will(_)
             | Self::Connections => ConnectReturnCode::NotAuthorized,
+            Self::Memory => ConnectReturnCode::ServerUnavailable,
         }
     }
 }
@@ -398,6 +405,7 @@ impl fmt::Display for Refusal {
             Self::VhostAccess => "user has no permissions in the virtual host",
             Self::Will(denial) => return write!(f, "will may not be published: {}", denial.text()),
             Self::Connections => "tenant has max_connections already",
+            Self::Memory => "worker is short of memory (max_memory)",
         })
     }
 }

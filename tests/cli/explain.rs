@@ -302,7 +302,7 @@ fn a_password_comes_from_a_file_or_standard_input() {
         (
             &[b'x'; 200_000],
             Some(
-                "user name and password are too long or hold U+0000: max_credentials_size is 3584, and U+0000 is never taken",
+                "user name and password are too long, by themselves or with the client id, or hold U+0000: max_credentials_size is 3584, and U+0000 is never taken",
             ),
         ),
     ] {

@@ -69,7 +69,8 @@ fn log_lines() {
 #[test]
 fn what_is_wrong_with_a_configuration() {
     let keys = "connect_mode local_reply_cluster login ignore_colons_in_username topic_mapping sparkplug \
-        subscription_ttl qos0_max_length shared_max_length will_refresh retained_max_size login_timeout max_credentials_size \
+        subscription_ttl qos0_max_length shared_max_length will_refresh retained_max_size login_timeout packet_timeout max_memory \
+        max_credentials_size \
         max_packet_size_unauthenticated max_packet_size_authenticated frame_max heartbeat ssl_cert_login_from \
         ssl_cert_login_san_type ssl_cert_login_san_index ssl_cert_client_id_from ssl_cert_client_id_san_type \
         ssl_cert_client_id_san_index max_login_failures_per_address max_login_failures_per_user \

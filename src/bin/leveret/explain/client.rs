@@ -202,7 +202,7 @@ impl<'a> Case<'a> {
         let has_certificate = self.certificate_name.is_some()
             && self.tenant.as_ref().is_some_and(|tenant| tenant.ssl_cert_login);
         let without_password = self.tenant.as_ref().map_or_else(Default::default, |it| it.without_password);
-        match without_password.credentials(&self.connect).0 {
+        match without_password.credentials(self.connect).0 {
             Some(_) => Login::Password,
             None if has_certificate => Login::Certificate,
             None => Login::Anonymous,
@@ -375,6 +375,7 @@ impl<'a> Case<'a> {
             }
             Refusal::Will(denial) => denial.text().to_owned(),
             Refusal::Connections => quoted("max_connections", "none"),
+            Refusal::Memory => quoted("max_memory", "805306368"),
         }
     }
 }

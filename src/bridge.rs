@@ -422,6 +422,10 @@ impl Bridge {
             }
         }
         self.settle(now);
+        // Who has waited for its turn may have asked something that is answered here.
+        if !self.client.is_empty() {
+            self.probe();
+        }
     }
 
     /// The upstream that this connection is to be sent to in place of the default one: told at most once, and before there are

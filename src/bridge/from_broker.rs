@@ -114,6 +114,8 @@ impl Bridge {
                         replayer.body(bytes, last, &mut self.broker);
                     }
                 }
+                // Among them those whose queues we delete.
+                Notice::Cancelled { .. } if self.state == State::Leaving => {}
                 Notice::Cancelled { role, consumer_tag } => match &mut self.session {
                     Some(session) if role == Role::Consume => session.cancelled(consumer_tag)?,
                     Some(_) | None => return Err(Error::QueueDeleted),

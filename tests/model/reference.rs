@@ -228,8 +228,11 @@ impl Reference {
 
     /// DISCONNECT. Its will is forgotten [MQTT-3.14.4-3], unless the client `returns` at the same time, and is quicker.
     pub(crate) fn disconnect(&mut self, client: Id, returns: bool) {
-        if let Some((connection, _)) = self.clients[client].online() {
+        if let Some((connection, session)) = self.clients[client].online() {
             let (link, will) = (connection.link, connection.will.take());
+            if !session.is_kept {
+                self.groups.leave_for_good(client, self.now);
+            }
             self.goes(client, false, self.now);
             if returns {
                 self.cut.push(link);

@@ -129,7 +129,7 @@ fn plain() -> BoxedStrategy<&'static str> {
     select(
         &[
             "a", "a/b", "a/b", "a/b", "b", "#", "#", "a/#", "+/b", "a/+/c", "#/b", "a/#/c", "*/b", "a.b",
-            "+", "$x/#", "", "a+", "#a",
+            "+", "$x/#", "a+", "#a",
         ][..],
     )
     .boxed()

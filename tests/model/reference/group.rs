@@ -97,6 +97,19 @@ impl Groups {
         }
     }
 
+    /// A client that keeps nothing says that it goes: a group without members goes, too, and with it what waits.
+    pub(super) fn leave_for_good(&mut self, client: Id, now: u64) {
+        let joined = |group: &Group| group.members.contains_key(&client);
+        let keys: Vec<_> = self.0.iter().filter(|(_, it)| joined(it)).map(|(key, _)| key.clone()).collect();
+        self.leave_all(client, Leaving::Noticed, now);
+        let is_left = |group: &Group| group.members.is_empty() && group.haunted.is_none();
+        for key in keys {
+            if self.0.get(&key).is_some_and(is_left) {
+                self.0.remove(&key);
+            }
+        }
+    }
+
     /// A member hears nothing any more.
     pub(super) fn is_unplugged(&mut self, client: Id) {
         for member in self.0.values_mut().filter_map(|group| group.members.get_mut(&client)) {

@@ -305,10 +305,11 @@ impl Bridge {
                 return Ok(());
             }
             // What was in a queue that is deleted by now tells nothing.
-            if is_current {
-                session.claimed(header.text(CLAIM.as_bytes()))?;
+            match is_current {
+                true => session.claimed(header.text(CLAIM.as_bytes()), delivery_tag)?,
+                false => self.broker.acknowledge(Role::Consume, delivery_tag),
             }
-            self.broker.acknowledge(Role::Consume, delivery_tag);
+            self.ask_steps();
             return Ok(());
         }
         let Arriving::Announced { level, delivery_tag, redelivered, is_direct, mut is_topic, mut is_wanted } =

@@ -424,6 +424,6 @@ impl Bridge {
             let (role, method) = session.method(step, self.tenant.exchange.as_short());
             self.broker.request(role, method, Awaited::Step(step));
         }
-        session.claim(&mut self.broker);
+        session.go_on(&mut self.broker);
     }
 }

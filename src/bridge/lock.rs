@@ -1,9 +1,9 @@
 //! The lock: a queue by which the connections of one client id follow one another.
 //!
-//! Each connection consumes it and then asks how many do. Who is the only one has the lock. Otherwise it publishes a claim into the
-//! queue, a message that names the connection. Of its consumers one is active, and gets all messages: so a newcomer's claim goes to
-//! the connection that has the lock. That one does what its client has said to the end, and its will, and goes; only then the broker
-//! makes the newcomer the active consumer, and gives it the claim back, by which it knows that it has the lock.
+//! Each connection consumes it, and asks before and after how many do. Who is the only one has the lock. Otherwise it publishes a
+//! claim into the queue, a message that names the connection. Of its consumers one is active, and gets all messages: so a newcomer's
+//! claim goes to the connection that has the lock. That one does what its client has said to the end, and its will, and goes; only
+//! then the broker makes the newcomer the active consumer, and gives it the claim back, by which it knows that it has the lock.
 //!
 //! ```text
 //!  newcomer ── declare, consume, count; claim ──> lock ── claim ──> holder: routes, sends its will, closes
@@ -13,7 +13,8 @@
 //! Nothing is published where nobody has to be told: while a broker is short of memory it reads nothing more of a connection that
 //! publishes, and clients are to log in all the same.
 //!
-//! A claim ahead of one's own is that of a connection that came before, and went or waits in vain; one behind it is a newcomer's.
+//! A claim ahead of one's own is that of a connection that came before, and went or waits in vain. One behind it is a newcomer's, if
+//! there is one: it may have gone, or lost its place in line to somebody else. So whoever has the lock counts once more before it goes.
 //!
 //! A holder whose host is dead does not go, until the broker misses its heartbeats. Nobody waits for that long: after [`PATIENCE`] the
 //! newcomer deletes the queue, which cancels the consumers that there are, and begins again. So does one whose user may not publish
@@ -26,7 +27,7 @@ use super::broker::BrokerSide;
 use super::channel::Role;
 use super::session::Refused;
 use crate::amqp::ShortText;
-use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
+use crate::amqp::reply_code::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED};
 use crate::amqp::{Address, ClientMethod, MethodId, Properties, QueueArguments, QueueFlags};
 use crate::error::Error;
 use crate::time::Duration;
@@ -39,6 +40,9 @@ const EXPIRES_MS: i64 = 10_000;
 
 /// How long a newcomer waits for the connection that has the lock.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most claims that are looked at together.
+const MAX_CLAIMS: usize = 64;
 
 const CONSUMER_TAG: &str = "lock";
 
@@ -65,9 +69,16 @@ pub(super) struct Lock {
     /// What this connection's claim says.
     mark: Box<str>,
     state: State,
+    /// It was consumed before this connection did.
+    had_others: bool,
     /// The user may publish into queues.
     may_claim: bool,
     attempts_left: u8,
+    /// Deliveries of others' claims to what is held: those that are counted for, those that came since, and those that nobody is in
+    /// line for.
+    counting: Vec<u64>,
+    uncounted: Vec<u64>,
+    stale: Vec<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,7 +107,19 @@ impl Lock {
     pub(super) fn new(name: ShortText, mark: Box<str>, is_needed: bool) -> Self {
         let state = if is_needed { State::Wanted } else { State::Unneeded };
         let consumer_tag = ShortText::literal(CONSUMER_TAG);
-        Self { name, consumer_tag, forced: 0, mark, state, may_claim: true, attempts_left: ATTEMPTS }
+        Self {
+            name,
+            consumer_tag,
+            forced: 0,
+            mark,
+            state,
+            had_others: false,
+            may_claim: true,
+            attempts_left: ATTEMPTS,
+            counting: Vec::new(),
+            uncounted: Vec::new(),
+            stale: Vec::new(),
+        }
     }
 
     /// How it is taken.
@@ -146,35 +169,74 @@ impl Lock {
         }
     }
 
-    /// Tells those that have it of this connection, if it is time to.
-    pub(super) fn claim(&mut self, broker: &mut BrokerSide) {
+    /// Whether a step that was to be asked still is.
+    pub(super) fn matters(&self, step: Step) -> bool {
+        self.is_pending() || step == Step::Count
+    }
+
+    /// Says what has no answer, if it is time to: the claim, or that others' are done with.
+    pub(super) fn go_on(&mut self, broker: &mut BrokerSide) {
         if self.state == State::Contested {
             self.state = State::Claimed;
             let properties = Properties { claim: Some(self.mark.as_bytes()), ..Properties::default() };
             broker.publish_whole(Role::Consume, Address::queue(self.name.as_short()), properties, &[]);
         }
-    }
-
-    /// The broker did a step; the queue has so many consumers.
-    pub(super) const fn done(&mut self, step: Step, consumers: u32) {
-        if matches!((step, self.state), (Step::Count, State::Wanted)) {
-            self.state = if consumers > 1 && self.may_claim { State::Contested } else { State::Held };
+        for delivery_tag in self.stale.drain(..) {
+            broker.acknowledge(Role::Consume, delivery_tag);
         }
     }
 
-    /// A claim is delivered to us. It is to be acknowledged, unless it is a newcomer's.
+    /// The broker did a step; the queue has so many consumers. What is to be asked next.
     ///
     /// # Errors
-    /// When it is a newcomer's.
-    pub(super) fn claimed(&mut self, mark: Option<&[u8]>) -> Result<(), Error> {
+    /// When somebody else has taken over.
+    pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<Option<Step>, Error> {
+        if step == Step::Declare {
+            self.had_others = consumers > 0;
+        }
+        if step != Step::Count {
+            return Ok(None);
+        }
+        match self.state {
+            // If there were others, the one that is counted may be theirs: of a queue that was put in the place of ours.
+            State::Wanted if self.may_claim && (consumers > 1 || self.had_others) => {
+                self.state = State::Contested;
+            }
+            State::Wanted => self.state = State::Held,
+            State::Held if consumers > 1 && !self.counting.is_empty() => return Err(self.lost()),
+            State::Held => {
+                self.stale.append(&mut self.counting);
+                self.counting = core::mem::take(&mut self.uncounted);
+                return Ok((!self.counting.is_empty()).then_some(Step::Count));
+            }
+            State::Contested | State::Claimed | State::Unneeded | State::Lost => {}
+        }
+        Ok(None)
+    }
+
+    /// A claim is delivered to us. What is to be asked next.
+    ///
+    /// # Errors
+    /// When there are more than newcomers would make.
+    pub(super) fn claimed(&mut self, mark: Option<&[u8]>, delivery_tag: u64) -> Result<Option<Step>, Error> {
         let is_ours = mark == Some(self.mark.as_bytes());
         match self.state {
-            State::Wanted | State::Contested | State::Claimed if is_ours => self.state = State::Held,
-            State::Wanted | State::Contested | State::Claimed => {}
-            State::Held if is_ours => {}
-            State::Held | State::Unneeded | State::Lost => return Err(self.lost()),
+            State::Held if is_ours => self.stale.push(delivery_tag),
+            State::Held if self.uncounted.len() == MAX_CLAIMS => return Err(self.lost()),
+            State::Held if self.counting.is_empty() => {
+                self.counting.push(delivery_tag);
+                return Ok(Some(Step::Count));
+            }
+            State::Held => self.uncounted.push(delivery_tag),
+            State::Wanted | State::Contested | State::Claimed => {
+                if is_ours {
+                    self.state = State::Held;
+                }
+                self.stale.push(delivery_tag);
+            }
+            State::Unneeded | State::Lost => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether this is the consumer that counts.
@@ -200,6 +262,12 @@ impl Lock {
         if why.method == MethodId::BASIC_PUBLISH && why.code == ACCESS_REFUSED && self.may_claim {
             self.may_claim = false;
             return Ok(Outcome::Again(self.force()));
+        }
+        if self.state == State::Held {
+            // Deleted, and nobody has told.
+            let is_lost = why.code == NOT_FOUND;
+            let closed = Error::BrokerClosed { code: why.code, method: why.method };
+            return Err(if is_lost { self.lost() } else { closed });
         }
         match self.attempts_left.checked_sub(1) {
             Some(left) if why.code != ACCESS_REFUSED => {

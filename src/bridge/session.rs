@@ -139,7 +139,7 @@ impl Session {
 
     fn matters(&self, step: Step) -> bool {
         match step {
-            Step::Lock(_) => self.lock.is_pending(),
+            Step::Lock(step) => self.lock.matters(step),
             Step::Delete(queue @ QueueId::Shared(_)) | Step::Check(queue @ QueueId::Shared(_)) => {
                 self.queues.is_left(queue)
             }
@@ -184,7 +184,10 @@ impl Session {
     pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<(), Error> {
         self.asked = self.asked.saturating_sub(1);
         match step {
-            Step::Lock(step) => self.lock.done(step, consumers),
+            Step::Lock(step) => {
+                let next = self.lock.done(step, consumers)?;
+                self.waiting.extend(next.map(Step::Lock));
+            }
             Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Delete(QueueId::Shared(_)) => {}
             // The declare behind it tells whether it is a session's.
@@ -374,14 +377,16 @@ impl Session {
     /// A claim to the client id is delivered to us.
     ///
     /// # Errors
-    /// When it is a newcomer's.
-    pub(super) fn claimed(&mut self, mark: Option<&[u8]>) -> Result<(), Error> {
-        self.lock.claimed(mark)
+    /// When somebody else has taken over.
+    pub(super) fn claimed(&mut self, mark: Option<&[u8]>, delivery_tag: u64) -> Result<(), Error> {
+        let next = self.lock.claimed(mark, delivery_tag)?;
+        self.waiting.extend(next.map(Step::Lock));
+        Ok(())
     }
 
-    /// Claims the client id, if others have to be told.
-    pub(super) fn claim(&mut self, broker: &mut BrokerSide) {
-        self.lock.claim(broker);
+    /// Says what has no answer.
+    pub(super) fn go_on(&mut self, broker: &mut BrokerSide) {
+        self.lock.go_on(broker);
     }
 
     fn give_up(&mut self, queue: QueueId) {

@@ -45,6 +45,9 @@ pub struct Options {
     /// Let a second connection of a client id wait until all that the first has said is done, for a target that promises no order there.
     #[arg(long)]
     pub wait: bool,
+    /// Wait after every packet: what fails even so does not fail for haste.
+    #[arg(long)]
+    pub one_by_one: bool,
     /// The highest QoS that is said: RabbitMQ's own plugin, as the target, makes 1 of 2.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub max_qos: u8,
@@ -62,6 +65,7 @@ impl Options {
             count: Some(count),
             target: None,
             wait: false,
+            one_by_one: false,
             max_qos: 2,
             at_once: 4,
         }
@@ -96,6 +100,7 @@ pub fn compare(options: &Options, subject: SocketAddr, judge: SocketAddr) -> Res
         subject,
         judge,
         waits: options.wait,
+        one_by_one: options.one_by_one,
         max_qos: options.max_qos,
         tag: Rng::new().u32(..),
     });
@@ -107,6 +112,7 @@ struct Court {
     subject: SocketAddr,
     judge: SocketAddr,
     waits: bool,
+    one_by_one: bool,
     max_qos: u8,
     tag: u32,
 }
@@ -136,7 +142,7 @@ impl Court {
         }
         println!("pipelines: {} of {count} conversations are not as mosquitto has them", failed.len());
         let Some((&seed, wrong)) = failed.first_key_value() else { return Ok(()) };
-        let (smallest, wrong) = self.shrink(Conversation::new(seed, self.max_qos), wrong.clone()).await;
+        let (smallest, wrong) = self.shrink(self.conversation(seed), wrong.clone()).await;
         bail!(
             "{} of {count} conversations are not as mosquitto has them; of seed {seed} there is left\n{smallest}and then\n    {}\n\
              ./build.sh pipelines --count 1 --seed {seed} has it again",
@@ -145,8 +151,13 @@ impl Court {
         )
     }
 
-    async fn try_seed(&self, seed: u64) -> Result<Option<Vec<String>>> {
+    fn conversation(&self, seed: u64) -> Conversation {
         let conversation = Conversation::new(seed, self.max_qos);
+        if self.one_by_one { conversation.one_by_one() } else { conversation }
+    }
+
+    async fn try_seed(&self, seed: u64) -> Result<Option<Vec<String>>> {
+        let conversation = self.conversation(seed);
         let root = format!("pipelines-{:x}-{seed}", self.tag);
         self.judge(&conversation, &root, PATIENCE).await
     }

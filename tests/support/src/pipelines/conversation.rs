@@ -142,6 +142,23 @@ impl Conversation {
         Self { rounds }
     }
 
+    /// The same with every packet in a round of its own, and a question behind it, whose answer shows that it was read.
+    pub(crate) fn one_by_one(&self) -> Self {
+        let mut rounds = Vec::new();
+        for pipeline in self.rounds.iter().flat_map(|round| &round.pipelines) {
+            let nothing =
+                Pipeline { connect: None, packets: Vec::new(), end: None, cuts: Vec::new(), ..*pipeline };
+            let connect = pipeline.connect.map(|it| Pipeline { connect: Some(it), ..nothing.clone() });
+            let packets = pipeline.packets.iter().filter(|it| **it != Packet::Ping);
+            let packets =
+                packets.map(|it| Pipeline { packets: vec![it.clone(), Packet::Ping], ..nothing.clone() });
+            let end = pipeline.end.map(|it| Pipeline { end: Some(it), ..nothing.clone() });
+            let all = connect.into_iter().chain(packets).chain(end);
+            rounds.extend(all.map(|pipeline| Round { at_once: false, pipelines: vec![pipeline] }));
+        }
+        Self { rounds }
+    }
+
     /// The rounds that follow each other at once, together.
     pub(crate) fn phases(&self) -> impl Iterator<Item = &[Round]> {
         self.rounds.chunk_by(|_, next| next.at_once)

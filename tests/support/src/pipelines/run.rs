@@ -208,10 +208,14 @@ impl Run<'_> {
         let is_answered = |spoken: &Spoken| {
             let heard = spoken.line.heard();
             let ends = spoken.ended || spoken.replaced;
-            heard.end != line::End::Open || (!ends && heard.count("PINGRESP") >= spoken.pings)
+            heard.end != line::End::Open
+                || (!ends && heard.count("CONNACK") > 0 && heard.count("PINGRESP") >= spoken.pings)
         };
-        let deadline = Instant::now() + ANSWER;
-        while !self.lines.iter().flatten().all(is_answered) || self.last_heard().elapsed() < SILENCE {
+        let start = Instant::now();
+        let deadline = start + ANSWER;
+        while !self.lines.iter().flatten().all(is_answered)
+            || self.last_heard().max(start).elapsed() < SILENCE
+        {
             ensure!(Instant::now() < deadline, "{}: not all is answered", self.address);
             sleep(POLL).await;
         }

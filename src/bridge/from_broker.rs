@@ -125,7 +125,7 @@ impl Bridge {
                     self.channel_closed(role, why, steps, is_keeping)?;
                 }
                 Notice::Confirmed { role: Role::Publish, number, multiple, is_taken: false } => {
-                    self.nacked(number, multiple)
+                    self.nacked(now, number, multiple)
                         .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
                 }
                 Notice::Confirmed { role: Role::Keep, number, multiple, is_taken } => {

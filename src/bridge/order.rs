@@ -46,7 +46,7 @@ impl Bridge {
             PacketType::Publish { retain } => self.has_requests() || retain && self.is_replaying(),
             PacketType::Subscribe => self.has_many_requests(),
             PacketType::Unsubscribe => self.has_many_requests() || self.is_replaying(),
-            PacketType::Disconnect => self.has_requests(),
+            PacketType::Disconnect => self.has_requests() || self.pings.is_owed(),
             PacketType::Other => false,
         };
         let needs_routing =

@@ -72,7 +72,9 @@ impl Awaited {
             Self::Probe | Self::Routed => matches!(method, B::ChannelFlowOk),
             Self::Step(step) => match step {
                 session::Step::Lock(lock::Step::Delete) => matches!(method, B::QueueDeleteOk),
-                session::Step::Lock(lock::Step::Declare) => matches!(method, B::QueueDeclareOk { .. }),
+                session::Step::Lock(lock::Step::Declare | lock::Step::Count) => {
+                    matches!(method, B::QueueDeclareOk { .. })
+                }
                 session::Step::Lock(lock::Step::Consume) => matches!(method, B::BasicConsumeOk),
                 session::Step::Delete(_) => matches!(method, B::QueueDeleteOk),
                 session::Step::Check(_) | session::Step::Declare(_) => {

@@ -30,8 +30,8 @@ pub(super) enum Arriving {
     /// Nobody's: the rest is passed over.
     #[default]
     Unwanted,
-    /// It is a claim to the client id.
-    Claim { delivery_tag: u64 },
+    /// It is a claim to the client id; whether it came by the queue that counts.
+    Claim { delivery_tag: u64, is_current: bool },
     /// Its header is awaited.
     Announced {
         level: Level,
@@ -158,7 +158,8 @@ impl Bridge {
                     self.acknowledge_kept(kept);
                 }
                 Notice::Deliver { consumer_tag, delivery_tag, .. } if lock::is_consumer(consumer_tag) => {
-                    self.arriving = Arriving::Claim { delivery_tag };
+                    let is_current = self.session.as_ref().is_some_and(|it| it.waits_by(consumer_tag));
+                    self.arriving = Arriving::Claim { delivery_tag, is_current };
                 }
                 // Nothing else is consumed before CONNACK, which is to come first. [MQTT-3.2.0-1]
                 Notice::Deliver { .. } if self.state == State::LoggingIn => {
@@ -293,13 +294,18 @@ impl Bridge {
 
     /// Starts the PUBLISH of an announced message, or decides that there is none.
     fn deliver(&mut self, header: &ContentHeader<'_>) -> Result<(), Error> {
-        if let (Arriving::Claim { delivery_tag }, Some(session)) = (self.arriving, &mut self.session) {
+        if let (Arriving::Claim { delivery_tag, is_current }, Some(session)) =
+            (self.arriving, &mut self.session)
+        {
             self.arriving = Arriving::Unwanted;
             // A newcomer gets its claim back when we have gone.
             if self.state == State::Leaving {
                 return Ok(());
             }
-            session.claimed(header.text(CLAIM.as_bytes()))?;
+            // What was in a queue that is deleted by now tells nothing.
+            if is_current {
+                session.claimed(header.text(CLAIM.as_bytes()))?;
+            }
             self.broker.acknowledge(Role::Consume, delivery_tag);
             return Ok(());
         }

@@ -423,7 +423,7 @@ impl Bridge {
         while let Some(step) = session.next_step() {
             let (role, method) = session.method(step, self.tenant.exchange.as_short());
             self.broker.request(role, method, Awaited::Step(step));
-            session.asked(step, &mut self.broker);
         }
+        session.claim(&mut self.broker);
     }
 }

@@ -184,7 +184,7 @@ impl Session {
     pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<(), Error> {
         self.asked = self.asked.saturating_sub(1);
         match step {
-            Step::Lock(step) => self.lock.done(step),
+            Step::Lock(step) => self.lock.done(step, consumers),
             Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Delete(QueueId::Shared(_)) => {}
             // The declare behind it tells whether it is a session's.
@@ -366,6 +366,11 @@ impl Session {
         self.take_lock(steps);
     }
 
+    /// Whether it is by this consumer that claims to the client id come.
+    pub(super) fn waits_by(&self, consumer_tag: &[u8]) -> bool {
+        self.lock.is_by(consumer_tag)
+    }
+
     /// A claim to the client id is delivered to us.
     ///
     /// # Errors
@@ -374,11 +379,9 @@ impl Session {
         self.lock.claimed(mark)
     }
 
-    /// Says what belongs behind a step, which has no answer of its own.
-    pub(super) fn asked(&self, step: Step, broker: &mut BrokerSide) {
-        if step == Step::Lock(lock::Step::Consume) {
-            self.lock.claim(broker);
-        }
+    /// Claims the client id, if others have to be told.
+    pub(super) fn claim(&mut self, broker: &mut BrokerSide) {
+        self.lock.claim(broker);
     }
 
     fn give_up(&mut self, queue: QueueId) {

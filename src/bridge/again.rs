@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use super::Bridge;
 use super::channel::Role;
+use super::retained::Retained;
 use crate::amqp::{Address, MqttHeaders, Properties, ShortStr};
 use crate::event::Event;
 use crate::mqtt::{PacketId, Publish, QoS};
@@ -28,6 +29,8 @@ pub(super) struct Draft {
     is_retained: bool,
     payload: Vec<u8>,
     attempts_left: u8,
+    /// What is to be kept of it, while it waits.
+    retained: Option<Retained>,
 }
 
 impl Draft {
@@ -65,6 +68,11 @@ impl Drafts {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
+
+    /// What is to be kept of those that are not published again.
+    pub(super) fn into_retained(self) -> impl Iterator<Item = Retained> {
+        self.waiting.into_iter().filter_map(|(_, draft)| draft.retained)
+    }
 }
 
 impl Bridge {
@@ -80,6 +88,7 @@ impl Bridge {
             is_retained,
             payload: Vec::with_capacity(publish.payload_len as usize),
             attempts_left: ATTEMPTS,
+            retained: None,
         });
         if publish.payload_len == 0 {
             self.draft_payload(&[], true);
@@ -98,24 +107,35 @@ impl Bridge {
 
     /// The broker could not take a publish, or all up to it; `None` when there never was such a one.
     pub(super) fn nacked(&mut self, number: u64, multiple: bool) -> Option<()> {
-        let (drafts, events) = (&mut self.drafts.waiting, &mut self.events);
-        self.publications.nack(number, multiple, |id, draft| match draft {
-            Some(mut draft) if draft.attempts_left > 0 => {
+        let (drafts, events, keeper) = (&mut self.drafts.waiting, &mut self.events, &mut self.keeper);
+        self.publications.nack(number, multiple, |id, draft, retained| match (id, draft) {
+            (Some(id), Some(mut draft)) if draft.attempts_left > 0 => {
                 draft.attempts_left -= 1;
+                draft.retained = retained;
                 drafts.push_back((id, draft));
                 true
             }
-            Some(_) | None => {
-                events.push_back(Event::Unacknowledged);
+            (id, _) => {
+                match (id, retained, keeper.as_mut()) {
+                    // Nobody waits for it, and its topic is permitted.
+                    (None, Some(message), Some(keeper)) => keeper.keep(message, None),
+                    (Some(_), Some(message), Some(keeper)) => keeper.forget(message.payload_len),
+                    _ => {}
+                }
+                if id.is_some() {
+                    events.push_back(Event::Unacknowledged);
+                }
                 false
             }
-        })
+        })?;
+        self.keep_on(None);
+        Some(())
     }
 
     /// Publishes what waits for that, between the client's messages.
     pub(super) fn publish_again(&mut self, now: Instant) {
         while !self.drafts.is_empty() && !self.broker.is_publishing(Role::Publish) {
-            let Some((id, draft)) = self.drafts.waiting.pop_front() else { return };
+            let Some((id, mut draft)) = self.drafts.waiting.pop_front() else { return };
             let properties =
                 Draft::properties(draft.qos, false, draft.is_retained, self.broker.wants_mqtt_headers());
             let to = Address {
@@ -123,9 +143,14 @@ impl Bridge {
                 routing_key: ShortStr::new(&draft.routing_key).unwrap_or(ShortStr::EMPTY),
                 mandatory: false,
             };
+            // Should the channel have been lost meanwhile.
+            self.broker.confirm(Role::Publish);
             self.broker.publish_whole(Role::Publish, to, properties, &draft.payload);
             self.events.push_back(Event::PublishedAgain);
             self.publications.arrive_again(id, super::topic_hash(&draft.routing_key), now);
+            if let Some(message) = draft.retained.take() {
+                self.publications.retain(message);
+            }
             self.publications.hold(draft);
         }
     }

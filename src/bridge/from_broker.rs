@@ -127,21 +127,20 @@ impl Bridge {
                 Notice::Confirmed { number, multiple, .. } => {
                     let (client, keeper) = (&mut self.client, &mut self.keeper);
                     let measures = &mut self.measures;
-                    self.publications
-                        .confirm(number, multiple, |confirmed, sent| {
-                            measures.add(Metric::ConfirmTimeUs, micros(now, sent));
-                            match (confirmed, &mut *keeper) {
-                                (Confirmed::Owed(receipt), _) => client.receipt(receipt),
-                                (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
-                                (Confirmed::Keep(..), None) => {}
-                            }
-                        })
-                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                    let known = self.publications.confirm(number, multiple, |confirmed, sent| {
+                        measures.add(Metric::ConfirmTimeUs, micros(now, sent));
+                        match (confirmed, &mut *keeper) {
+                            (Confirmed::Owed(receipt), _) => client.receipt(receipt),
+                            (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
+                            (Confirmed::Keep(..), None) => {}
+                        }
+                    });
+                    self.is_known(known)?;
                     self.keep_on(None);
                 }
                 Notice::Nacked { role: Role::Publish, number, multiple } => {
-                    self.nacked(number, multiple)
-                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                    let known = self.nacked(number, multiple);
+                    self.is_known(known)?;
                 }
                 Notice::Nacked { role: Role::Keep, .. } => {
                     let outcome = self.keeper.as_mut().and_then(Keeper::nacked);
@@ -193,6 +192,16 @@ impl Bridge {
         Ok(())
     }
 
+    /// A publish of which the broker speaks: who takes leave may have forgotten it.
+    fn is_known(&self, publish: Option<()>) -> Result<(), Error> {
+        match publish {
+            None if self.state != State::Leaving => {
+                Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))
+            }
+            Some(()) | None => Ok(()),
+        }
+    }
+
     /// CONNACK, once the broker has all that it stands for.
     fn accept_when_ready(&mut self, now: Instant) {
         if self.state != State::LoggingIn || self.will.as_ref().is_some_and(|will| !will.is_held()) {
@@ -236,16 +245,16 @@ impl Bridge {
             (Role::Topology | Role::Consume, Some(blamed)) => session.refused(blamed, why, steps)?,
             (Role::Publish, _) if self.may_drop(why) => {
                 self.events.push_back(Event::Unauthorized);
-                self.routed();
+                self.lost_with_channel();
                 // If there are none, it was one that nobody confirms.
                 if self.publications.unconfirmed() > 0 {
                     let topic = refused_topic(why.text).map(super::topic_hash);
-                    let dropped = self.publications.drop_refused(topic).ok_or(fatal)?;
+                    let dropped = self.publications.drop_refused(topic);
                     if let Some(receipt) = dropped.receipt {
                         self.client.receipt(receipt);
                     }
                     self.forget_copies(dropped.retained);
-                    if !dropped.is_only {
+                    if !dropped.is_certain {
                         return Err(fatal);
                     }
                 }
@@ -256,12 +265,15 @@ impl Bridge {
                     will.lost();
                 }
             }
-            // Nobody can tell any more what has been routed.
-            (Role::Publish, _) if self.state == State::Leaving => self.forget_publishes(),
-            // A publish was refused, or the consumers are gone, or the will.
-            (Role::Publish | Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => {
-                return Err(fatal);
+            // A publish was refused: nobody can tell any more what has been routed.
+            (Role::Publish, _) => {
+                self.forget_publishes();
+                if self.state != State::Leaving {
+                    return Err(fatal);
+                }
             }
+            // The consumers are gone, or the will.
+            (Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => return Err(fatal),
         }
         self.ask_steps();
         self.answer_subscriptions();

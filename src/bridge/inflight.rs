@@ -189,19 +189,20 @@ impl Publications {
         Some(())
     }
 
-    /// The broker could not take publish `number`, or all up to it. Of each with an identifier `again` is told, with its copy, and says
-    /// whether it will be published again; otherwise its identifier is free. `None` when there never was such a one.
+    /// The broker could not take publish `number`, or all up to it. Of each `again` is told, with its copy and what is to be kept of
+    /// it, and says whether it will be published again; otherwise its identifier is free. `None` when there never was such a one.
     pub(super) fn nack(
         &mut self,
         number: u64,
         multiple: bool,
-        mut again: impl FnMut(PacketId, Option<Draft>) -> bool,
+        mut again: impl FnMut(Option<PacketId>, Option<Draft>, Option<Retained>) -> bool,
     ) -> Option<()> {
         for slot in self.unconfirmed.range_mut(self.numbered(number, multiple)?) {
             let publish = slot.take();
             self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
-            if let Some(Unconfirmed { id: Some(id), draft, .. }) = publish
-                && !again(id, draft)
+            if let Some(Unconfirmed { id, draft, retained, .. }) = publish
+                && !again(id, draft, retained)
+                && let Some(id) = id
             {
                 self.by_id.remove(&id);
             }
@@ -229,25 +230,27 @@ impl Publications {
 
     /// The broker refused a publish and closed the channel, and the next one counts from 1 again. Counts the first of the topic that
     /// it names as taken; or the only one, if it names none.
-    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Option<Dropped> {
+    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Dropped {
         self.confirmed = 0;
         self.drafted = 0;
-        let unconfirmed: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
-        let is_only = unconfirmed.len() == 1;
-        let mut refused = unconfirmed.into_iter().filter(|publish| is_only || Some(publish.topic) == topic);
-        let Unconfirmed { id, retained, .. } = refused.next()?;
-        let receipt = id.and_then(|id| confirm_one(&mut self.by_id, id));
-        Some(Dropped { receipt, retained, is_only })
+        let mut lost: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
+        let retained = lost.iter_mut().filter_map(|publish| publish.retained.take()).collect();
+        let is_only = lost.len() == 1;
+        let refused = lost.iter().position(|publish| is_only || Some(publish.topic) == topic);
+        let id = refused.map(|at| lost.swap_remove(at)).and_then(|publish| publish.id);
+        // At QoS 0 nobody asks.
+        let is_certain = lost.iter().all(|publish| publish.id.is_none());
+        Dropped { receipt: id.and_then(|id| confirm_one(&mut self.by_id, id)), retained, is_certain }
     }
 }
 
 /// A publish that is counted as taken although it was refused.
 pub(super) struct Dropped {
     pub(super) receipt: Option<Receipt>,
-    /// What was to be kept of it.
-    pub(super) retained: Option<Retained>,
-    /// Otherwise there were others, of which nobody knows whether the broker took them.
-    pub(super) is_only: bool,
+    /// What was to be kept of it, and of those that are lost with it.
+    pub(super) retained: Vec<Retained>,
+    /// Otherwise the client waits to hear of others, of which nobody knows whether the broker took them.
+    pub(super) is_certain: bool,
 }
 
 fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Receipt> {

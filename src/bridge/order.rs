@@ -16,7 +16,6 @@
 //! That a message has been routed is known from its confirm, or, where there are none, from the answer to what was asked behind it
 //! on its channel.
 
-use super::again::Drafts;
 use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
 use super::{Bridge, State};
@@ -77,8 +76,7 @@ impl Bridge {
         !waits
     }
 
-    /// What was asked by [`BrokerSide::ask_whether_routed`](super::broker::BrokerSide) is answered, or its channel is gone with what
-    /// was on it.
+    /// What was asked by [`BrokerSide::ask_whether_routed`](super::broker::BrokerSide) is answered.
     pub(super) fn routed(&mut self) {
         if self.unconfirmed == Unconfirmed::Asked {
             self.unconfirmed = Unconfirmed::Routed;
@@ -86,11 +84,19 @@ impl Bridge {
         }
     }
 
+    /// The channel is gone with what was on it: there is nobody to be asked.
+    pub(super) const fn lost_with_channel(&mut self) {
+        self.unconfirmed = Unconfirmed::Routed;
+        self.published_at = None;
+    }
+
     /// Nobody can tell any more what has become of the client's messages.
     pub(super) fn forget_publishes(&mut self) {
-        self.unconfirmed = Unconfirmed::Routed;
+        self.lost_with_channel();
+        let drafts = core::mem::take(&mut self.drafts).into_retained();
+        let retained: Vec<_> = self.publications.take_retained().chain(drafts).collect();
         self.publications.forget_unconfirmed();
-        self.drafts = Drafts::default();
+        self.forget_copies(retained);
     }
 
     /// Whether a SUBSCRIBE or UNSUBSCRIBE waits for the broker's answers.

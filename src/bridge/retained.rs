@@ -209,10 +209,10 @@ impl Bridge {
         true
     }
 
-    /// A message is not to be kept after all, nor is one that is still arriving behind it.
-    pub(super) fn forget_copies(&mut self, message: Option<Retained>) {
+    /// Messages are not to be kept after all, nor is one that is still arriving behind them.
+    pub(super) fn forget_copies(&mut self, messages: impl IntoIterator<Item = Retained>) {
         let Some(keeper) = &mut self.keeper else { return };
-        for message in message.into_iter().chain(self.copying.take()) {
+        for message in messages.into_iter().chain(self.copying.take()) {
             keeper.forget(message.payload_len);
         }
     }

@@ -162,18 +162,110 @@ fn a_topic_with_a_line_break_is_routed_and_keeps_nothing() {
     });
 }
 
+/// DISCONNECT waits until it is.
+#[test]
+fn what_a_client_publishes_ahead_of_disconnect_is_kept_first() {
+    both("{}", |t| {
+        t.log_in();
+        t.client([publish_flags(1, 0, "a/b", b"bye"), DISCONNECT.to_vec()].concat());
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a.b", b"bye");
+        t.expect_silence();
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
+        expect_kept(t, KEEP, "a.b", b"bye");
+        t.expect_silence();
+        t.replies(KEEP, [channel_open_ok(), confirm_select_ok(), exchange_declared(), ack(1, false)]);
+        t.expect_goodbye();
+        t.expect_silence();
+        assert_eq!(t.counter("retained.kept"), 1);
+    });
+}
+
 /// What follows the end of the client's bytes cannot be waited for.
 #[test]
 fn what_a_client_publishes_with_its_last_bytes_is_sent_to_be_kept_at_once() {
     both("{}", |t| {
         t.log_in();
-        t.client([publish_flags(1, 0, "a/b", b"bye"), DISCONNECT.to_vec()].concat());
+        t.client(publish_flags(1, 0, "a/b", b"bye"));
+        t.client_ends();
         t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
         t.expect_publish(PUBLISH, "a.b", b"bye");
         // On the same channel: when that is refused, the broker does not look at this.
         t.expect(PUBLISH, declare_exchange());
         expect_made(t, PUBLISH, "a.b", &["", "a", "a.b"]);
         expect_kept(t, PUBLISH, "a.b", b"bye");
+        t.expect_barrier(PUBLISH);
+        t.expect_goodbye();
+        t.expect_silence();
+    });
+}
+
+/// It is published again, and kept then.
+#[test]
+fn what_a_queue_could_not_take_is_kept_when_it_is_taken() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(publish_flags(3, 7, "a", b"x"));
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), nack(1)]);
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_silence();
+        t.reply(PUBLISH, ack(2, false));
+        t.hears_nothing();
+        t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
+        expect_kept(t, KEEP, "a", b"x");
+        t.replies(KEEP, [channel_open_ok(), confirm_select_ok(), exchange_declared(), ack(1, false)]);
+        t.hears(puback(7));
+    });
+}
+
+/// And a SUBSCRIBE, which waits until all is kept, does not wait for ever.
+#[test]
+fn what_no_queue_takes_is_not_kept() {
+    both("{}", |t| {
+        t.log_in();
+        t.client([publish_flags(3, 7, "a", b"x"), subscribe(1, &[("b", 0)])].concat());
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
+        for number in 1..=3 {
+            t.expect_publish(PUBLISH, "a", b"x");
+            t.expect_silence();
+            t.reply(PUBLISH, nack(number));
+        }
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "b")]);
+        t.expect_silence();
+        t.hears_nothing();
+        assert_eq!((t.counter("unacknowledged"), t.counter("retained.kept")), (1, 0));
+    });
+}
+
+/// At QoS 0 it is not published again; its topic is permitted, so it is kept all the same.
+#[test]
+fn at_qos_0_it_is_kept_whether_a_queue_took_it_or_not() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(publish_flags(1, 0, "a", b"x"));
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), nack(1)]);
+        t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
+        expect_kept(t, KEEP, "a", b"x");
+        t.expect_silence();
+    });
+}
+
+/// It is not waited for when its channel is gone with it.
+#[test]
+fn a_refused_message_that_was_to_be_kept_ends_the_connection_at_once() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(publish_flags(3, 7, "secret", b"x"));
+        while t.broker.next_frame().is_some() {}
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
+        t.reply(PUBLISH, channel_close(403, "ACCESS_REFUSED", (60, 40)));
+        t.expect(PUBLISH, channel_close_ok());
         t.expect_goodbye();
         t.expect_silence();
     });

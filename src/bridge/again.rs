@@ -136,6 +136,8 @@ impl Bridge {
                 routing_key: ShortStr::new(&draft.routing_key).unwrap_or(ShortStr::EMPTY),
                 mandatory: false,
             };
+            // Should the channel have been lost meanwhile.
+            self.broker.confirm(Role::Publish);
             self.broker.publish_whole(Role::Publish, to, properties, &draft.payload);
             self.events.push_back(Event::PublishedAgain);
             let topic = super::topic_hash(&draft.routing_key);

@@ -199,6 +199,12 @@ struct Pings {
     waiting: u32,
 }
 
+impl Pings {
+    const fn is_owed(&self) -> bool {
+        self.probed > 0 || self.waiting > 0
+    }
+}
+
 impl Bridge {
     /// A new client connection.
     pub fn new(config: Rc<Config>, gate: Rc<Gate>, now: Instant) -> Self {
@@ -407,6 +413,8 @@ impl Bridge {
                 }
                 self.timers.will_at(now + self.config.will_refresh);
             }
+            // Every input ends by that.
+            Timer::Again => {}
             Timer::Replay => {
                 if let Some(replayer) = &mut self.replayer {
                     replayer.wake(now, &mut self.broker);
@@ -492,15 +500,16 @@ impl Bridge {
     /// When [`Bridge::handle_timeout`] is to be called, and why. Any input may change it.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         let first =
-            |timers: [Option<(Instant, Timer)>; 4]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
+            |timers: [Option<(Instant, Timer)>; 5]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
         let hold = match self.throttle.hold() {
             Some(Hold::Until(at) | Hold::Memory(at)) => Some((at, Timer::Hold)),
             Some(Hold::Turn) => Some((Instant::ZERO, Timer::Hold)),
             Some(Hold::Confirm | Hold::Order | Hold::Keep) | None => None,
         };
+        let again = self.drafts.due().map(|at| (at, Timer::Again));
         match self.state {
             State::AwaitConnect | State::LoggingIn => {
-                first([Some(self.timers.login()), hold, self.timers.takeover(), None])
+                first([Some(self.timers.login()), hold, self.timers.takeover(), None, None])
             }
             State::Refusing(_) => Some(self.timers.login()),
             State::Connected => {
@@ -509,9 +518,10 @@ impl Bridge {
                 let is_deaf = self.broker.is_blocked() || self.is_holding();
                 let last = if self.is_parting { Some(self.timers.linger()) } else { hold };
                 let timers = self.timers.connected(is_deaf);
-                first([timers, self.timers.packet(), replay.map(|at| (at, Timer::Replay)), last])
+                let replay = replay.map(|at| (at, Timer::Replay));
+                first([timers, self.timers.packet(), replay, last, again])
             }
-            State::Leaving => Some(self.timers.linger()),
+            State::Leaving => first([Some(self.timers.linger()), again, None, None, None]),
             State::Over => Some((Instant::ZERO, Timer::Close)),
         }
     }

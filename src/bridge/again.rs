@@ -3,7 +3,7 @@
 //! basic.nack says that a queue did not take a message which the others may have: RabbitMQ 4.3 says so of all that is on its way to a
 //! subscriber's queue when that goes with its connection, and every broker of a full queue that is told to reject. Neither is the
 //! publisher's fault, and most of the time there is no such queue any more. So a copy of what the client waits for is held until it is
-//! confirmed, as far as [`MAX_BYTES`] go, and published once or twice more. Subscribers that had the message get it again then, which
+//! confirmed, as far as [`MAX_BYTES`] go, and published again after each of [`PAUSES`]. Subscribers that had the message get it again then, which
 //! QoS 1 permits. What still is not taken is left unacknowledged, and its packet identifier is free.
 
 use std::collections::VecDeque;
@@ -14,13 +14,13 @@ use super::inflight::Nacked;
 use crate::amqp::{Address, MqttHeaders, Properties, ShortStr};
 use crate::event::Event;
 use crate::mqtt::{Publish, QoS};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// The most payload and keys that copies hold, in bytes. What goes beyond is not published again.
 const MAX_BYTES: usize = 128 * 1024;
 
-/// How often a message is published again.
-const ATTEMPTS: u8 = 2;
+/// After what pauses a message is published again: RabbitMQ goes on to refuse for a moment when many subscribers leave at once.
+const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_secs(1)];
 
 /// A copy of a message that is not confirmed. No `Debug`: it is the client's payload.
 pub(super) struct Draft {
@@ -28,7 +28,8 @@ pub(super) struct Draft {
     qos: QoS,
     is_retained: bool,
     payload: Vec<u8>,
-    attempts_left: u8,
+    /// How often it was published again.
+    attempts: usize,
 }
 
 impl Draft {
@@ -58,10 +59,16 @@ impl Draft {
 #[derive(Default)]
 pub(super) struct Drafts {
     arriving: Option<Draft>,
-    waiting: VecDeque<Nacked>,
+    /// Each with the time when it is due, which is earlier for none behind it by more than a pause.
+    waiting: VecDeque<(Instant, Nacked)>,
 }
 
 impl Drafts {
+    /// When the next is to be published again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.front().map(|&(at, _)| at)
+    }
+
     /// Whether none waits to be published again.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -80,7 +87,7 @@ impl Bridge {
             qos: publish.qos,
             is_retained,
             payload: Vec::with_capacity(publish.payload_len as usize),
-            attempts_left: ATTEMPTS,
+            attempts: 0,
         });
         if publish.payload_len == 0 {
             self.draft_payload(&[], true);
@@ -98,12 +105,14 @@ impl Bridge {
     }
 
     /// The broker could not take a publish, or all up to it; `None` when there never was such a one.
-    pub(super) fn nacked(&mut self, number: u64, multiple: bool) -> Option<()> {
+    pub(super) fn nacked(&mut self, now: Instant, number: u64, multiple: bool) -> Option<()> {
         let (waiting, events, keeper) = (&mut self.drafts.waiting, &mut self.events, &mut self.keeper);
         self.publications.nack(number, multiple, |mut nacked| {
-            if let Some(draft) = nacked.draft.as_mut().filter(|draft| draft.attempts_left > 0) {
-                draft.attempts_left -= 1;
-                waiting.push_back(nacked);
+            if let Some(draft) = &mut nacked.draft
+                && let Some(&pause) = PAUSES.get(draft.attempts)
+            {
+                draft.attempts += 1;
+                waiting.push_back((now + pause, nacked));
                 return true;
             }
             events.push_back(Event::Unacknowledged);
@@ -116,8 +125,9 @@ impl Bridge {
 
     /// Publishes what waits for that, between the client's messages.
     pub(super) fn publish_again(&mut self, now: Instant) {
-        while !self.drafts.is_empty() && !self.broker.is_publishing(Role::Publish) {
-            let Some(nacked) = self.drafts.waiting.pop_front() else { return };
+        while !self.broker.is_publishing(Role::Publish)
+            && let Some((_, nacked)) = self.drafts.waiting.pop_front_if(|(at, _)| *at <= now)
+        {
             let Some(draft) = &nacked.draft else { continue };
             let properties =
                 Draft::properties(draft.qos, false, draft.is_retained, self.broker.wants_mqtt_headers());
@@ -126,6 +136,8 @@ impl Bridge {
                 routing_key: ShortStr::new(&draft.routing_key).unwrap_or(ShortStr::EMPTY),
                 mandatory: false,
             };
+            // Should the channel have been lost meanwhile.
+            self.broker.confirm(Role::Publish);
             self.broker.publish_whole(Role::Publish, to, properties, &draft.payload);
             self.events.push_back(Event::PublishedAgain);
             let topic = super::topic_hash(&draft.routing_key);

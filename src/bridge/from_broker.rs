@@ -127,8 +127,8 @@ impl Bridge {
                     self.channel_closed(role, why, steps, is_keeping)?;
                 }
                 Notice::Confirmed { role: Role::Publish, number, multiple, is_taken: false } => {
-                    self.nacked(number, multiple)
-                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                    let known = self.nacked(now, number, multiple);
+                    self.is_known(known)?;
                 }
                 Notice::Confirmed { role: Role::Keep, number, multiple, is_taken } => {
                     if let Some(keeper) = &mut self.keeper {
@@ -145,18 +145,17 @@ impl Bridge {
                     let (client, keeper) = (&mut self.client, &mut self.keeper);
                     let measures = &mut self.measures;
                     let mut kept = Vec::new();
-                    self.publications
-                        .confirm(number, multiple, |confirmed, sent| {
-                            measures.add(Metric::ConfirmTimeUs, micros(now, sent));
-                            match confirmed {
-                                Confirmed::Owed(receipt) => client.receipt(receipt),
-                                Confirmed::Kept(serial, id) => {
-                                    let is_kept = keeper.as_mut().is_none_or(|keeper| keeper.routed(serial));
-                                    kept.extend(is_kept.then_some(id));
-                                }
+                    let known = self.publications.confirm(number, multiple, |confirmed, sent| {
+                        measures.add(Metric::ConfirmTimeUs, micros(now, sent));
+                        match confirmed {
+                            Confirmed::Owed(receipt) => client.receipt(receipt),
+                            Confirmed::Kept(serial, id) => {
+                                let is_kept = keeper.as_mut().is_none_or(|keeper| keeper.routed(serial));
+                                kept.extend(is_kept.then_some(id));
                             }
-                        })
-                        .ok_or(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))?;
+                        }
+                    });
+                    self.is_known(known)?;
                     self.acknowledge_kept(kept);
                 }
                 Notice::Deliver { consumer_tag, delivery_tag, .. } if lock::is_consumer(consumer_tag) => {
@@ -202,6 +201,16 @@ impl Bridge {
             self.accept_when_ready(now);
         }
         Ok(())
+    }
+
+    /// A publish of which the broker speaks: who takes leave may have forgotten it.
+    fn is_known(&self, publish: Option<()>) -> Result<(), Error> {
+        match publish {
+            None if self.state != State::Leaving => {
+                Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))
+            }
+            Some(()) | None => Ok(()),
+        }
     }
 
     /// CONNACK, once the broker has all that it stands for.
@@ -256,18 +265,20 @@ impl Bridge {
             (Role::Topology | Role::Consume, Some(blamed)) => session.refused(blamed, why, steps)?,
             (Role::Publish, _) if self.may_drop(why) => {
                 self.events.push_back(Event::Unauthorized);
-                self.routed();
+                self.lost_with_channel();
                 // If there are none, it was one that nobody confirms.
                 if self.publications.unconfirmed() > 0 {
                     let topic = refused_topic(why.text).map(super::topic_hash);
-                    let dropped = self.publications.drop_refused(topic).ok_or(fatal)?;
+                    let dropped = self.publications.drop_refused(topic);
                     if let Some(receipt) = dropped.receipt {
                         self.client.receipt(receipt);
                     }
-                    if let (Some(keeper), Some(serial)) = (&mut self.keeper, dropped.kept_as) {
-                        keeper.disown(serial);
+                    for serial in dropped.kept_as {
+                        if let Some(keeper) = &mut self.keeper {
+                            keeper.disown(serial);
+                        }
                     }
-                    if !dropped.is_only {
+                    if !dropped.is_certain {
                         return Err(fatal);
                     }
                 }
@@ -278,16 +289,19 @@ impl Bridge {
                     will.lost();
                 }
             }
-            // Nobody can tell any more what has been routed.
-            (Role::Publish, _) if self.state == State::Leaving => self.forget_publishes(),
             // Somebody deleted the place of its kept copy; it is deposited again.
             (Role::Will, _)
                 if (why.code, why.method) == (NOT_FOUND, MethodId::QUEUE_BIND)
                     && self.will.as_mut().is_some_and(Will::try_again) => {}
-            // A publish was refused, or the consumers are gone, or the will.
-            (Role::Publish | Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => {
-                return Err(fatal);
+            // A publish was refused: nobody can tell any more what has been routed.
+            (Role::Publish, _) => {
+                self.forget_publishes();
+                if self.state != State::Leaving {
+                    return Err(fatal);
+                }
             }
+            // The consumers are gone, or the will.
+            (Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => return Err(fatal),
         }
         self.ask_steps();
         self.answer_subscriptions();

@@ -241,15 +241,17 @@ impl Publications {
 
     /// The broker refused a publish and closed the channel, and the next one counts from 1 again. Counts the first of the topic that
     /// it names as taken; or the only one, if it names none.
-    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Option<Dropped> {
+    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Dropped {
         self.confirmed = 0;
         self.drafted = 0;
-        let unconfirmed: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
-        let is_only = unconfirmed.len() == 1;
-        let mut refused = unconfirmed.into_iter().filter(|publish| is_only || Some(publish.topic) == topic);
-        let Unconfirmed { id, kept_as, .. } = refused.next()?;
-        let receipt = id.and_then(|id| confirm_one(&mut self.by_id, id));
-        Some(Dropped { receipt, kept_as, is_only })
+        let mut lost: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
+        let kept_as = lost.iter().filter_map(|publish| publish.kept_as).collect();
+        let is_only = lost.len() == 1;
+        let refused = lost.iter().position(|publish| is_only || Some(publish.topic) == topic);
+        let id = refused.map(|at| lost.swap_remove(at)).and_then(|publish| publish.id);
+        // At QoS 0 nobody asks.
+        let is_certain = lost.iter().all(|publish| publish.id.is_none());
+        Dropped { receipt: id.and_then(|id| confirm_one(&mut self.by_id, id)), kept_as, is_certain }
     }
 }
 
@@ -265,10 +267,10 @@ pub(super) struct Nacked {
 /// A publish that is counted as taken although it was refused.
 pub(super) struct Dropped {
     pub(super) receipt: Option<Receipt>,
-    /// Its number among those that are kept.
-    pub(super) kept_as: Option<u64>,
-    /// Otherwise there were others, of which nobody knows whether the broker took them.
-    pub(super) is_only: bool,
+    /// The numbers, among those that are kept, of it and of those that are lost with it.
+    pub(super) kept_as: Vec<u64>,
+    /// Otherwise the client waits to hear of others, of which nobody knows whether the broker took them.
+    pub(super) is_certain: bool,
 }
 
 fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Receipt> {

@@ -46,7 +46,7 @@ impl Bridge {
             PacketType::Publish { retain } => self.has_requests() || retain && self.is_replaying(),
             PacketType::Subscribe => self.has_many_requests(),
             PacketType::Unsubscribe => self.has_many_requests() || self.is_replaying(),
-            PacketType::Disconnect => self.has_requests(),
+            PacketType::Disconnect => self.has_requests() || self.pings.is_owed(),
             PacketType::Other => false,
         };
         let needs_routing =
@@ -77,8 +77,7 @@ impl Bridge {
         !waits
     }
 
-    /// What was asked by [`BrokerSide::ask_whether_routed`](super::broker::BrokerSide) is answered, or its channel is gone with what
-    /// was on it.
+    /// What was asked by [`BrokerSide::ask_whether_routed`](super::broker::BrokerSide) is answered.
     pub(super) fn routed(&mut self) {
         if self.unconfirmed == Unconfirmed::Asked {
             self.unconfirmed = Unconfirmed::Routed;
@@ -86,9 +85,15 @@ impl Bridge {
         }
     }
 
+    /// The channel is gone with what was on it: there is nobody to be asked.
+    pub(super) const fn lost_with_channel(&mut self) {
+        self.unconfirmed = Unconfirmed::Routed;
+        self.published_at = None;
+    }
+
     /// Nobody can tell any more what has become of the client's messages.
     pub(super) fn forget_publishes(&mut self) {
-        self.unconfirmed = Unconfirmed::Routed;
+        self.lost_with_channel();
         self.publications.forget_unconfirmed();
         self.drafts = Drafts::default();
     }

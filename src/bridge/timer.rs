@@ -24,6 +24,8 @@ pub enum Timer {
     Heartbeat,
     /// The will at the broker is to be renewed.
     Will,
+    /// A message that the broker could not take is to be published again.
+    Again,
     /// A retained message is to be asked for again.
     Replay,
     /// The broker does not answer connection.close.

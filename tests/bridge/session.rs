@@ -2,42 +2,50 @@
 
 use crate::both;
 use amq_protocol::protocol::{AMQPClass, basic, queue};
-use support::{methods::*, packets::*, talk::Talk};
+use support::{methods::*, packets::*, scripted_broker, talk::Talk};
 
 const DAY: Option<i64> = Some(86_400_000);
 
-/// Gives these answers, each channel's in its order, in several orders of the channels: CONNACK comes with the last.
+/// Gives the answers about queues, and those about the lock, each channel's in its order, either channel first: CONNACK comes with
+/// the last.
 #[track_caller]
-fn connack_waits_for_all(
-    connect: &[u8],
-    asked: fn(&mut Talk),
-    answers: &[(u16, &[AMQPClass])],
-    connack: &[u8],
-) {
-    for first in 0..answers.len() {
+fn connack_waits_for_all(connect: &[u8], asked: fn(&mut Talk), about_queues: &[AMQPClass], connack: &[u8]) {
+    for lock_first in [false, true] {
         both("{}", |t| {
             t.client(connect);
             asked(t);
             t.expect_silence();
             t.greet("RabbitMQ", "4.1.0");
             t.reply(CONNECTION, open_ok());
-            let mut order = answers.to_vec();
-            order.rotate_left(first);
-            for (channel, method) in
-                order.iter().flat_map(|(channel, all)| all.iter().map(|it| (*channel, it)))
-            {
+            let mut about_lock: Vec<_> = consumers_ready()
+                .into_iter()
+                .map(|method| scripted_broker::method(CONSUME, method))
+                .collect();
+            about_lock.push(t.broker.claim());
+            let about_queues =
+                about_queues.iter().map(|method| scripted_broker::method(TOPOLOGY, method.clone())).collect();
+            let mut order: [Vec<Vec<u8>>; 2] = [about_queues, about_lock];
+            order.rotate_left(usize::from(lock_first));
+            for answer in order.concat() {
                 t.hears_nothing();
-                t.reply(channel, method.clone());
+                t.broker(answer);
             }
             t.hears(connack);
+            assert!(t.broker.forget_ack(scripted_broker::CLAIM_TAG));
             t.stays_open();
         });
     }
 }
 
-/// The answers on the consumers' channel.
-fn lock_answers() -> Vec<AMQPClass> {
+/// The answers on the consumers' channel until the lock's consumer is there.
+fn consumers_ready() -> Vec<AMQPClass> {
     [channel_open_ok(), qos_ok()].into_iter().chain(lock_taken()).collect()
+}
+
+/// The lock is had.
+fn lock_granted(t: &mut Talk) {
+    t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+    t.grant_lock();
 }
 
 /// The next that the broker was told is what the login of `c` with a session to be kept asks.
@@ -59,7 +67,7 @@ fn kept_until_queues(t: &mut Talk) {
     t.expect_silence();
     t.greet("RabbitMQ", "4.1.0");
     t.reply(CONNECTION, open_ok());
-    t.replies(CONSUME, lock_answers());
+    lock_granted(t);
     t.reply(TOPOLOGY, channel_open_ok());
     t.hears_nothing();
 }
@@ -79,7 +87,6 @@ fn resumed(t: &mut Talk, levels: &[usize]) {
 fn is_lock(wanted: &'static str) -> impl Fn(u16, &AMQPClass) -> bool {
     use {basic::AMQPMethod as B, queue::AMQPMethod as Q};
     move |_, method| match method {
-        AMQPClass::Queue(Q::Delete(it)) => wanted == "delete" && it.queue.as_str() == LOCK,
         AMQPClass::Queue(Q::Declare(it)) => wanted == "declare" && it.queue.as_str() == LOCK,
         AMQPClass::Basic(B::Consume(it)) => wanted == "consume" && it.queue.as_str() == LOCK,
         _ => false,
@@ -93,8 +100,7 @@ fn clean_takes_the_lock_and_deletes_what_was_before() {
         t.expect_session();
     };
     let deleted = [channel_open_ok(), delete_ok(), delete_ok()];
-    let answers = [(CONSUME, &lock_answers()[..]), (TOPOLOGY, &deleted[..])];
-    connack_waits_for_all(&connect("c"), asked, &answers, &connack(0));
+    connack_waits_for_all(&connect("c"), asked, &deleted, &connack(0));
 }
 
 #[test]
@@ -131,8 +137,7 @@ fn a_session_that_is_new() {
 #[test]
 fn a_session_that_was_kept() {
     let found = [channel_open_ok(), declare_ok(1), declare_ok(1), declare_ok(0)];
-    let answers = [(CONSUME, &lock_answers()[..]), (TOPOLOGY, &found[..])];
-    connack_waits_for_all(&connect_kept("c"), kept_login, &answers, &PRESENT);
+    connack_waits_for_all(&connect_kept("c"), kept_login, &found, &PRESENT);
 }
 
 /// Nothing is asked for that could be delivered before CONNACK.
@@ -211,14 +216,14 @@ fn all_names_have_the_configured_prefix() {
             assert!(queue.as_str().starts_with("edge.mqtt-subscription-"), "{queue}");
             named += 1;
         }
-        assert!(named >= 9, "{named}");
+        assert!(named >= 8, "{named}");
     });
 }
 
 #[test]
-fn the_lock_is_asked_for_again_when_another_newcomer_was_faster() {
+fn the_lock_is_asked_for_again() {
     for (step, code) in
-        [("consume", 403), ("consume", 404), ("delete", 406), ("declare", 404), ("declare", 406)]
+        [("consume", 404), ("consume", 406), ("declare", 404), ("declare", 406), ("declare", 405)]
     {
         for connect in [connect("c"), connect_kept("c")] {
             for times in [1, 5] {
@@ -244,16 +249,62 @@ fn the_lock_refused_once_step_by_step() {
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
         t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0)]);
-        t.reply(CONSUME, channel_close(403, "ACCESS_REFUSED - queue in exclusive use", (60, 20)));
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), declared(LOCK, 0)]);
+        t.reply(CONSUME, channel_close(404, "NOT_FOUND - no queue", (60, 20)));
         t.expect(CONSUME, channel_close_ok());
         t.expect_lock();
         t.expect_silence();
         t.hears_nothing();
-        t.replies(CONSUME, lock_answers());
+        lock_granted(t);
         t.hears(connack(0));
         t.expect_silence();
     });
+}
+
+/// One that is of another shape is deleted. So is each whose user may not publish into it: without a claim it is had as soon as it is
+/// consumed.
+#[test]
+fn the_lock_is_taken_by_force_where_it_cannot_be_claimed() {
+    let refusals = [
+        (channel_close(406, "PRECONDITION_FAILED - inequivalent arg", (50, 10)), false, true),
+        (channel_close(403, "ACCESS_REFUSED - write access to exchange ''", (60, 40)), true, false),
+    ];
+    for (refusal, is_consumed, may_claim) in refusals {
+        both("{}", |t| {
+            t.client(connect("c"));
+            t.expect_connection();
+            t.expect_session();
+            t.greet("RabbitMQ", "4.1.0");
+            t.reply(CONNECTION, open_ok());
+            t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
+            t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+            if is_consumed {
+                t.replies(CONSUME, lock_taken());
+            }
+            t.reply(CONSUME, refusal.clone());
+            t.expect_all(CONSUME, [channel_close_ok(), channel_open(), qos(10)]);
+            t.expect_all(CONSUME, force_lock());
+            if may_claim {
+                t.expect(CONSUME, publish_to_queue(LOCK));
+                t.expect_content(CONSUME, b"");
+            }
+            t.expect_silence();
+            t.replies(CONSUME, [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0)]);
+            t.hears_nothing();
+            t.reply(CONSUME, consumed("lock1"));
+            if may_claim {
+                t.hears_nothing();
+                let claim = t.broker.claim();
+                t.broker(claim);
+                t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+            }
+            t.hears(connack(0));
+            t.expect_silence();
+            t.client(DISCONNECT);
+            t.expect_all(CONSUME, release_lock_as("lock1"));
+            t.expect(CONNECTION, goodbye());
+        });
+    }
 }
 
 #[test]
@@ -281,7 +332,7 @@ fn a_lock_that_cannot_be_had_is_the_end_of_a_login() {
 /// As with RabbitMQ's plugin, a user who may have no queues can publish.
 #[test]
 fn a_user_without_queues_has_a_clean_session_and_no_other() {
-    for step in ["delete", "declare"] {
+    for step in ["declare", "consume"] {
         both("{}", |t| {
             t.broker.refuse(1, (403, "ACCESS_REFUSED"), is_lock(step));
             t.client([connect("c"), publish(1, 7, "a", b"x")].concat());
@@ -313,42 +364,43 @@ fn a_user_without_queues_is_refused_its_subscriptions() {
     });
 }
 
-/// RabbitMQ's queue answers basic.consume, its channel what stands behind it.
+/// RabbitMQ's queue answers basic.consume, and may deliver first.
 #[test]
-fn the_lock_s_consumer_may_be_answered_last() {
+fn the_lock_s_consumer_may_be_answered_behind_the_claim() {
     both("{}", |t| {
         t.client(connect("c"));
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
         t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0)]);
-        t.replies(CONSUME, [declared(LOCK, 1), consumed("lock")]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), declared(LOCK, 0)]);
+        t.hears_nothing();
+        let claim = t.broker.claim();
+        t.broker(claim);
         t.hears(connack(0));
+        t.reply(CONSUME, consumed("lock"));
         t.stays_open();
     });
 }
 
+/// It is read behind CONNACK, by when it is known which queues there are.
 #[test]
 fn a_subscribe_behind_connect() {
-    // A clean session's queues are known to be gone, so it is in the same flight.
     both("{}", |t| {
         t.client([connect("c"), subscribe(1, &[("a", 1)])].concat());
         t.expect_connection();
         t.expect_session();
-        t.expect_all(TOPOLOGY, [declare(1), bind(1, "a")]);
         t.expect_silence();
-        t.agree();
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok(), declare_ok(1), bind_ok()]);
-        t.expect_silence();
-        t.replies(CONSUME, lock_answers());
+        t.grant_session();
         t.hears(connack(0));
+        t.expect_all(TOPOLOGY, [declare(1), bind(1, "a")]);
+        t.expect_silence();
+        t.replies(TOPOLOGY, [declare_ok(1), bind_ok()]);
         t.expect(CONSUME, consume(1));
         t.reply(CONSUME, consume_ok(1));
         t.hears(suback(1, &[1]));
     });
-    // What one that is kept needs depends on what there is.
     both("{}", |t| {
         t.client([connect_kept("c"), subscribe(1, &[("a", 0)])].concat());
         t.expect_connection();
@@ -358,14 +410,16 @@ fn a_subscribe_behind_connect() {
         t.reply(CONNECTION, open_ok());
         t.replies(TOPOLOGY, [channel_open_ok(), missing(), channel_open_ok(), declare_ok(1)]);
         t.expect_all(TOPOLOGY, [channel_close_ok(), channel_open(), declare_kept(1, DAY), delete(0)]);
-        t.expect_silence();
         t.reply(TOPOLOGY, delete_ok());
+        t.expect_silence();
+        t.hears_nothing();
+        lock_granted(t);
+        t.hears(connack(0));
+        t.expect(CONSUME, consume_kept(1));
         t.expect_all(TOPOLOGY, [declare_kept(0, DAY), bind_kept(0, "a"), unbind_kept(1, "a")]);
         t.replies(TOPOLOGY, [declare_ok(0), bind_ok(), unbind_ok()]);
+        t.expect(CONSUME, consume_kept(0));
         t.hears_nothing();
-        t.replies(CONSUME, lock_answers());
-        t.hears(connack(0));
-        t.expect_all(CONSUME, [consume_kept(1), consume_kept(0)]);
         t.replies(CONSUME, [consume_ok(1), consume_ok(0)]);
         t.hears(suback(1, &[0]));
     });
@@ -382,7 +436,7 @@ fn subscriptions_of_a_session_that_was_kept() {
     // There is a queue for QoS 1 only: nothing to unbind from the other.
     both("{}", |t| {
         resumed(t, &[1]);
-        t.client([unsubscribe(1, &["a"]), subscribe(2, &[("b", 1)])].concat());
+        t.client_at_once([unsubscribe(1, &["a"]), subscribe(2, &[("b", 1)])].concat());
         t.expect_all(TOPOLOGY, [channel_open(), unbind_kept(1, "a"), bind_kept(1, "b")]);
         t.expect_silence();
         t.replies(TOPOLOGY, [channel_open_ok(), unbind_ok(), bind_ok()]);
@@ -391,7 +445,9 @@ fn subscriptions_of_a_session_that_was_kept() {
     // With both, a subscription at another QoS replaces the one from before. First bound, then unbound.
     both("{}", |t| {
         resumed(t, &[0, 1]);
-        t.client([unsubscribe(1, &["a"]), subscribe(2, &[("b", 0)]), subscribe(3, &[("c", 1)])].concat());
+        t.client_at_once(
+            [unsubscribe(1, &["a"]), subscribe(2, &[("b", 0)]), subscribe(3, &[("c", 1)])].concat(),
+        );
         t.expect_all(
             TOPOLOGY,
             [unbind_kept(0, "a"), unbind_kept(1, "a"), bind_kept(0, "b"), unbind_kept(1, "b")],

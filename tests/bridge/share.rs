@@ -249,7 +249,7 @@ fn a_refused_binding_is_no_membership() {
         t.broker.refuse(1, (403, "ACCESS_REFUSED"), |_, method| {
             is_about_group(method) && matches!(method, AMQPClass::Queue(queue::AMQPMethod::Bind(_)))
         });
-        t.client([subscribe(1, &[(filter(), 1), ("b", 0)]), subscribe(2, &[(filter(), 1)])].concat());
+        t.client_at_once([subscribe(1, &[(filter(), 1), ("b", 0)]), subscribe(2, &[(filter(), 1)])].concat());
         let told = t.agree();
         t.hears([suback(1, &[0x80, 0]), suback(2, &[0x80])].concat());
         assert_eq!(t.broker.consumers_of(&group()), 0, "{told:?}");

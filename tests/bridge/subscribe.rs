@@ -1,7 +1,10 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use crate::both;
-use amq_protocol::frame::AMQPFrame;
+use amq_protocol::{
+    frame::AMQPFrame,
+    protocol::{AMQPClass, queue},
+};
 use support::{methods::*, packets::*};
 
 #[test]
@@ -60,8 +63,9 @@ fn answers_come_in_the_order_of_the_packets() {
 fn one_filter_refused_by_the_broker_and_the_others_asked_again() {
     both("{}", |t| {
         t.log_in();
-        t.client(subscribe(5, &[("a", 0), ("secret", 0), ("b", 0)]));
-        t.client(unsubscribe(6, &["z"]));
+        t.client_at_once(
+            [subscribe(5, &[("a", 0), ("secret", 0), ("b", 0)]), unsubscribe(6, &["z"])].concat(),
+        );
         t.expect_all(TOPOLOGY, [declare(0), bind(0, "a"), bind(0, "secret"), bind(0, "b"), unbind(0, "z")]);
         t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
         t.expect(CONSUME, consume(0));
@@ -238,19 +242,183 @@ fn a_queue_that_is_deleted_ends_the_connection() {
     });
 }
 
-/// Everything that is awaited takes memory.
+/// Filters of one packet, named by their number.
+fn many(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("f/{n}")).collect()
+}
+
+/// Everything that is awaited takes memory: so many filters wait for the broker, and the rest of the packet for them.
 #[test]
-fn so_many_requests_may_wait_and_no_more() {
+fn of_a_packet_of_5000_filters_a_few_wait_at_a_time() {
+    let names = many(5_000);
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 0)).collect();
     both("{}", |t| {
         t.log_in();
         t.pieces_of(1 << 20);
-        let filters = vec![("a", 0); 1_365];
-        for id in 1..=3 {
-            t.client(subscribe(id, &filters));
-            t.stays_open();
+        t.client(subscribe(1, &filters));
+        let mut bound = 0;
+        let (mut most, mut packets) = (0, 0);
+        loop {
+            most = most.max(t.broker.heard().len());
+            let Some(frame) = t.broker.next_frame() else { break };
+            bound += usize::from(matches!(
+                frame,
+                AMQPFrame::Method(TOPOLOGY, AMQPClass::Queue(queue::AMQPMethod::Bind(_)))
+            ));
+            let answer = t.broker.obvious_answer(&frame);
+            t.broker_at_once(answer);
+            packets += 1;
         }
-        t.client(subscribe(4, &filters));
-        assert_eq!(t.counter("closed.limit"), 1);
-        t.hears_nothing();
+        assert_eq!(bound, 5_000, "of {packets}");
+        assert!(most <= 40, "asked at once: {most}");
+        t.hears(suback(1, &[0; 5_000]));
+        t.stays_open();
+        assert_eq!(t.counter("closed.limit"), 0);
+    });
+}
+
+/// Nothing is asked but for a round trip, in which others have their turn.
+#[test]
+fn of_5000_filters_none_may_be_permitted() {
+    let names = many(5_000);
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+    both(r#"{"rules": [{"permissions": {"subscribe": {"allow": ["other/#"]}}}]}"#, |t| {
+        t.log_in();
+        t.pieces_of(1 << 20);
+        t.client_at_once([&subscribe(1, &filters)[..], &PINGREQ].concat());
+        let told = t.agree();
+        let others =
+            told.iter().filter(|frame| !matches!(frame, AMQPFrame::Method(_, it) if *it == flow(true)));
+        assert_eq!(others.count(), 0, "{told:?}");
+        let mut heard = t.take_heard();
+        assert!(heard.len() > 5_000, "{}", heard.len());
+        // PINGRESP has a turn of its own.
+        let at = heard.windows(2).position(|it| *it == PINGRESP).expect("PINGRESP");
+        heard.drain(at..at + 2);
+        assert_eq!(heard, suback(1, &[0x80; 5_000]));
+        t.stays_open();
+    });
+}
+
+/// A second SUBSCRIBE of that kind waits for the first: nothing is closed for too many.
+#[test]
+fn a_packet_of_many_filters_waits_for_the_one_before() {
+    let names = many(1_000);
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let texts: Vec<&str> = names.iter().map(String::as_str).collect();
+    both("{}", |t| {
+        t.log_in();
+        t.pieces_of(1 << 20);
+        t.client_at_once([subscribe(1, &filters), unsubscribe(2, &texts), subscribe(3, &filters)].concat());
+        t.agree();
+        t.hears([suback(1, &[1; 1_000]), unsuback(2), suback(3, &[1; 1_000])].concat());
+        t.stays_open();
+    });
+}
+
+/// What is published behind SUBSCRIBE finds the subscription.
+#[test]
+fn a_publish_waits_for_suback() {
+    for (request, is_done) in
+        [(subscribe(1, &[("a", 0)]), suback(1, &[0])), (unsubscribe(1, &["#"]), unsuback(1))]
+    {
+        for qos in 0..3 {
+            both("{}", |t| {
+                t.log_in();
+                t.client(subscribe(9, &[("b", 0)]));
+                t.agree();
+                t.take_heard();
+                t.client([request.clone(), publish(qos, 7, "a", b"x")].concat());
+                let next = t.broker.next_frame();
+                assert!(matches!(next, Some(AMQPFrame::Method(TOPOLOGY, _))), "{next:?}");
+                t.expect_silence();
+                t.replies(TOPOLOGY, [if request[0] == 0x82 { bind_ok() } else { unbind_ok() }]);
+                t.hears(&is_done);
+                t.expect(PUBLISH, channel_open());
+                if qos > 0 {
+                    t.expect(PUBLISH, confirm_select());
+                }
+                t.expect_publish(PUBLISH, "a", b"x");
+                t.expect_silence();
+            });
+        }
+    }
+}
+
+/// A message that was published ahead of SUBSCRIBE does not come by it, nor does one ahead of UNSUBSCRIBE miss it.
+#[test]
+fn subscribe_and_unsubscribe_wait_until_what_was_published_is_routed() {
+    for (request, is_subscribe) in [(subscribe(1, &[("a", 0)]), true), (unsubscribe(1, &["a"]), false)] {
+        // Confirmed.
+        both("{}", |t| {
+            t.log_in();
+            t.client(subscribe(9, &[("b", 0)]));
+            t.agree();
+            t.take_heard();
+            t.client([publish(1, 7, "a", b"x"), publish(0, 0, "a", b"y"), request.clone()].concat());
+            t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+            t.expect_publish(PUBLISH, "a", b"x");
+            t.expect_publish(PUBLISH, "a", b"y");
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+            t.hears(puback(7));
+            t.expect_silence();
+            t.reply(PUBLISH, ack(2, false));
+            t.expect(TOPOLOGY, if is_subscribe { bind(0, "a") } else { unbind(0, "a") });
+        });
+        // Nobody confirms it: the broker is asked.
+        both("{}", |t| {
+            t.log_in();
+            t.client(subscribe(9, &[("b", 0)]));
+            t.agree();
+            t.take_heard();
+            t.client([publish(0, 0, "a", b"y"), request.clone()].concat());
+            t.expect(PUBLISH, channel_open());
+            t.expect_publish(PUBLISH, "a", b"y");
+            t.reply(PUBLISH, channel_open_ok());
+            t.routes();
+            t.expect(TOPOLOGY, if is_subscribe { bind(0, "a") } else { unbind(0, "a") });
+        });
+    }
+}
+
+/// And DISCONNECT for both.
+#[test]
+fn disconnect_waits_for_suback_and_for_what_was_published() {
+    both("{}", |t| {
+        t.log_in();
+        t.client([subscribe(1, &[("a", 0)]), publish(1, 7, "a", b"x"), DISCONNECT.to_vec()].concat());
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "a")]);
+        t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
+        t.expect(CONSUME, consume(0));
+        t.expect_silence();
+        t.reply(CONSUME, consume_ok(0));
+        t.hears(suback(1, &[0]));
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_silence();
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
+        assert_eq!(t.counter("closed.disconnect"), 0);
+        t.reply(PUBLISH, ack(1, false));
+        t.hears(puback(7));
+        t.expect_goodbye();
+        t.expect_silence();
+        // It gets what it has sent to itself.
+        t.deliver((0, 1, false), "a", mode(2), b"x");
+        t.hears(publish(0, 0, "a", b"x"));
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        assert_eq!(t.counter("closed.disconnect"), 1);
+    });
+    // There is nothing left that a DISCONNECT alone has to wait for.
+    both("{}", |t| {
+        t.log_in();
+        t.client([subscribe(1, &[("a", 0)]), DISCONNECT.to_vec()].concat());
+        t.expect_all(TOPOLOGY, [declare(0), bind(0, "a")]);
+        t.expect_silence();
+        t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
+        t.reply(CONSUME, consume_ok(0));
+        t.hears(suback(1, &[0]));
+        t.expect(CONSUME, consume(0));
+        t.expect_goodbye();
     });
 }

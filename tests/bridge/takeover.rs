@@ -1,42 +1,96 @@
 //! Another connection comes with the same client id. [MQTT-3.1.4-2]
 
 use crate::both;
-use support::{host::Facts, methods::*, module, packets::*, subject, talk::Talk};
+use support::{
+    host::Facts,
+    methods::*,
+    module,
+    packets::*,
+    scripted_broker::{self, ScriptedBroker},
+    subject,
+    talk::Talk,
+};
 
-/// The broker says that the lock is gone.
+/// The broker says that the lock is gone: a newcomer has deleted it.
 fn lock_is_taken(t: &mut Talk) {
     t.reply(CONSUME, cancel_consumer("lock", true));
 }
 
+/// A newcomer's claim comes to the connection that has the lock.
+fn lock_is_claimed(t: &mut Talk) {
+    let claim = t.broker.another_claim();
+    t.broker(claim);
+}
+
+const TAKEN: [fn(&mut Talk); 2] = [lock_is_taken, lock_is_claimed];
+
+/// The claim is not acknowledged, so that it goes to the newcomer, and the lock is left to that one.
 #[test]
 fn the_older_connection_is_closed() {
-    for connect in [connect("c"), connect_kept("c")] {
+    for is_taken in TAKEN {
+        for connect in [connect("c"), connect_kept("c")] {
+            both("{}", |t| {
+                t.client(connect.clone());
+                t.agree();
+                t.hears(connack(0));
+                is_taken(t);
+                t.expect(CONNECTION, goodbye());
+                t.expect_silence();
+                t.reply(CONNECTION, close_ok());
+                t.closes();
+                t.hears_nothing();
+                assert_eq!(t.counter("closed.taken_over"), 1);
+            });
+        }
+    }
+}
+
+/// That the client has come again is no DISCONNECT: its will is sent, before the newcomer can have the lock.
+#[test]
+fn the_older_connection_s_will_is_sent_first() {
+    for is_taken in TAKEN {
         both("{}", |t| {
-            t.client(connect.clone());
+            t.client(connect_will(1, "w", "gone"));
             t.agree();
             t.hears(connack(0));
-            lock_is_taken(t);
+            is_taken(t);
+            t.expect_last_will(1);
+            t.expect_silence();
+            t.send_will();
             t.expect(CONNECTION, goodbye());
             t.expect_silence();
-            t.reply(CONNECTION, close_ok());
-            t.closes();
-            t.hears_nothing();
-            assert_eq!(t.counter("closed.taken_over"), 1);
         });
     }
 }
 
-/// Its will is sent: that the client has come again is no DISCONNECT.
+/// What the client has said takes effect before the newcomer's client says anything, and what it says then does not.
 #[test]
-fn the_older_connection_s_will_is_not_withdrawn() {
-    both("{}", |t| {
-        t.client(connect_will(1, "w", "gone"));
-        t.agree();
-        t.hears(connack(0));
-        lock_is_taken(t);
-        t.expect(CONNECTION, goodbye());
-        t.expect_silence();
-    });
+fn what_the_older_client_has_said_is_routed_first() {
+    for is_taken in TAKEN {
+        both("{}", |t| {
+            t.log_in();
+            t.client(publish(1, 7, "a", b"x"));
+            while t.broker.next_frame().is_some() {}
+            is_taken(t);
+            t.client(publish(1, 8, "a", b"late"));
+            t.expect_silence();
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+            t.hears(puback(7));
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+        });
+        // Nobody confirms it.
+        both("{}", |t| {
+            t.log_in();
+            t.client(publish(0, 0, "a", b"x"));
+            while t.broker.next_frame().is_some() {}
+            t.reply(PUBLISH, channel_open_ok());
+            is_taken(t);
+            t.routes();
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+        });
+    }
 }
 
 /// What the broker takes back of the other queues may be heard first.
@@ -54,60 +108,153 @@ fn any_queue_taken_ends_the_older_connection() {
     });
 }
 
+/// Within a message that is broken off nothing can be asked, and whatever is confirmed of those before does not matter.
 #[test]
 fn what_is_in_flight_does_not_matter() {
+    for is_taken in TAKEN {
+        both("{}", |t| {
+            t.client(connect_will(1, "w", "gone"));
+            t.agree();
+            t.hears(connack(0));
+            t.subscribe(1);
+            t.deliver((1, 1, false), "a", mode(2), b"x");
+            t.hears(publish(1, 1, "a", b"x"));
+            t.client([&publish(1, 3, "a", b"")[..], &publish(1, 2, "a", b"0123456789")[..12]].concat());
+            t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+            while t.broker.next_frame().is_some() {}
+            is_taken(t);
+            t.expect_last_will(1);
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+            t.client(puback(1));
+            t.expect_silence();
+            t.stays_open();
+            t.send_will();
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+            t.reply(CONNECTION, close_ok());
+            t.closes();
+            t.hears_nothing();
+        });
+    }
+}
+
+/// CONNECT is sent, and granted but for the lock.
+fn all_but_the_lock(t: &mut Talk, connect: &[u8]) {
+    t.client(connect);
+    t.expect_connection();
+    t.expect_session();
+    t.expect_silence();
+    t.greet("RabbitMQ", "4.1.0");
+    t.reply(CONNECTION, open_ok());
+    t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
+    t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+    t.replies(CONSUME, lock_taken());
+    t.hears_nothing();
+}
+
+/// Those that came before, and waited in vain or went meanwhile, are passed over.
+#[test]
+fn claims_ahead_of_one_s_own_are_acknowledged() {
     both("{}", |t| {
-        t.log_in();
-        t.subscribe(1);
-        t.deliver((1, 1, false), "a", mode(2), b"x");
-        t.hears(publish(1, 1, "a", b"x"));
-        t.client(&publish(1, 2, "a", b"0123456789")[..12]);
-        t.expect_all(PUBLISH, [channel_open(), confirm_select(), basic_publish("a")]);
-        while t.broker.next_frame().is_some() {}
-        lock_is_taken(t);
+        all_but_the_lock(t, &connect("c"));
+        for _ in 0..3 {
+            lock_is_claimed(t);
+            t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+            t.expect_silence();
+            t.hears_nothing();
+        }
+        let claim = t.broker.claim();
+        t.broker(claim);
+        t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+        t.hears(connack(0));
+        lock_is_claimed(t);
         t.expect(CONNECTION, goodbye());
-        t.client(puback(1));
-        t.expect_silence();
-        t.reply(CONNECTION, close_ok());
-        t.closes();
-        t.hears_nothing();
+        assert_eq!(t.counter("closed.taken_over"), 1);
     });
 }
 
-/// Somebody came between two steps of this login: the one who deleted the lock last stays.
+/// The newcomer has no will yet, while the older connection may be sending its own, and is given time for that.
+#[test]
+fn a_newcomer_waits_2_s_and_takes_the_lock_by_force() {
+    both("{}", |t| {
+        all_but_the_lock(t, &connect_will(1, "w", "gone"));
+        t.advance(1_900);
+        t.expect_silence();
+        t.advance(100);
+        t.expect_all(CONSUME, force_lock());
+        t.expect(CONSUME, publish_to_queue(LOCK));
+        t.expect_content(CONSUME, b"");
+        t.expect_silence();
+        // With the queue its consumers go, our own of before among them.
+        t.reply(CONSUME, delete_ok());
+        lock_is_taken(t);
+        t.replies(CONSUME, [declared(LOCK, 0), consumed("lock1")]);
+        t.hears_nothing();
+        t.expect_silence();
+        let claim = t.broker.claim();
+        t.broker(claim);
+        t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+        t.expect_will("w", b"gone");
+        t.grant_will();
+        t.hears(connack(0));
+        // This one counts.
+        t.reply(CONSUME, cancel_consumer("lock1", true));
+        t.expect_last_will(1);
+        t.send_will();
+        t.expect(CONNECTION, goodbye());
+        assert_eq!(t.counter("closed.taken_over"), 1);
+    });
+}
+
+/// Somebody came before the login was over.
 #[test]
 fn a_login_that_is_overtaken_is_closed_without_connack() {
-    let taken: [fn(&mut Talk); 3] = [
-        lock_is_taken,
-        |t| t.reply(CONSUME, declared(LOCK, 0)),
-        |t| {
-            t.reply(
-                CONSUME,
-                channel_close(406, "PRECONDITION_FAILED - inequivalent arg 'x-expires'", (50, 10)),
-            )
-        },
-    ];
-    for connect in [connect("c"), connect_kept("c"), connect_will(1, "w", "gone")] {
-        for is_taken in taken {
-            both("{}", |t| {
-                t.client(connect.clone());
-                t.greet("RabbitMQ", "4.1.0");
-                t.reply(CONNECTION, open_ok());
-                t.replies(
-                    CONSUME,
-                    [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0), consumed("lock")],
-                );
-                while t.broker.next_frame().is_some() {}
-                is_taken(t);
-                let told = t.agree();
-                assert!(told.iter().any(|frame| {
-                    *frame == amq_protocol::frame::AMQPFrame::Method(CONNECTION, goodbye())
-                }));
-                t.closes();
-                t.hears_nothing();
-                assert_eq!(t.counter("closed.taken_over"), 1);
-            });
-        }
+    // By force, while the claim is awaited.
+    for connect in [connect("c"), connect_will(1, "w", "gone")] {
+        both("{}", |t| {
+            all_but_the_lock(t, &connect);
+            lock_is_taken(t);
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+            t.reply(CONNECTION, close_ok());
+            t.closes();
+            t.hears_nothing();
+            assert_eq!(t.counter("closed.taken_over"), 1);
+        });
+    }
+    // While the session is awaited.
+    for is_taken in TAKEN {
+        both("{}", |t| {
+            t.client(connect("c"));
+            t.expect_connection();
+            t.expect_session();
+            t.greet("RabbitMQ", "4.1.0");
+            t.reply(CONNECTION, open_ok());
+            t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+            t.grant_lock();
+            t.expect_silence();
+            is_taken(t);
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+            t.hears_nothing();
+        });
+        // While the will is: it is taken back, and the newcomer waits for that.
+        both("{}", |t| {
+            all_but_the_lock(t, &connect_will(1, "w", "gone"));
+            let claim = t.broker.claim();
+            t.broker(claim);
+            t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+            t.expect_will("w", b"gone");
+            is_taken(t);
+            t.expect_withdrawal();
+            t.expect_silence();
+            t.grant_will();
+            t.reply(WILL, delete_ok());
+            t.expect(CONNECTION, goodbye());
+            t.expect_silence();
+            t.hears_nothing();
+            assert_eq!(t.counter("closed.taken_over"), 1);
+        });
     }
 }
 
@@ -135,9 +282,16 @@ fn no_two_connections_have_the_same_marks() {
         let [first, second] = [0, 1].map(|_| {
             let connection = subject.connect_as(&Facts::default());
             subject.client_sends(connection, &connect_will(1, "w", "gone"));
-            let bytes = subject.take_to_broker(connection);
-            // The lock's expiry, and the ending of names.
-            (behind(&bytes, b"x-expiresl", 8), behind(&bytes, b"cwill.", 11))
+            let (mut broker, mut said) = (ScriptedBroker::default(), Vec::new());
+            loop {
+                let bytes = subject.take_to_broker(connection);
+                broker.hear(&bytes);
+                said.extend(bytes);
+                let Some(frame) = broker.next_frame() else { break };
+                subject.broker_sends(connection, &broker.obvious_answer(&frame));
+            }
+            // A long string, and the ending of names.
+            (behind(&said, b"x-leveret-claimS\0\0\0\x0b", 11), behind(&said, b"cwill.", 11))
         });
         assert_ne!(first.0, second.0, "{name}");
         assert_ne!(first.1, second.1, "{name}");

@@ -4,8 +4,12 @@ use crate::both;
 use amq_protocol::{frame::AMQPFrame, protocol::AMQPClass};
 use support::{methods::*, packets::*, talk::Talk};
 
-/// The broker opens the connection and grants the session; what the will needs is still to come.
-fn all_but_the_will(t: &mut Talk) {
+/// CONNECT is sent, and the broker opens the connection and grants the session; then the will comes.
+fn all_but_the_will(t: &mut Talk, connect: &[u8]) {
+    t.client(connect);
+    t.expect_connection();
+    t.expect_session();
+    t.expect_silence();
     t.greet("RabbitMQ", "4.1.0");
     t.reply(CONNECTION, open_ok());
     t.grant_session();
@@ -21,25 +25,21 @@ fn with_will(t: &mut Talk) {
     t.broker.next_frame();
     t.expect(CONNECTION, open("/"));
     t.expect_session();
+    t.greet("RabbitMQ", "4.1.0");
+    t.reply(CONNECTION, open_ok());
+    t.grant_session();
     t.expect_will("w.x", b"gone");
-    all_but_the_will(t);
     t.grant_will();
     t.hears(connack(0));
     t.expect_silence();
 }
 
+/// Not before: the will of the connection before is sent first, and a login that comes to nothing has none.
 #[test]
-fn it_is_deposited_in_the_flight_of_the_login() {
+fn it_is_deposited_once_session_and_lock_are_there() {
     for (qos, delivery_mode) in [(0, 1), (1, 2), (2, 2)] {
         both("{}", |t| {
-            t.client(
-                connect_will(qos, "w/+x", "x")
-                    .iter()
-                    .map(|&b| if b == b'+' { b'-' } else { b })
-                    .collect::<Vec<_>>(),
-            );
-            t.expect_connection();
-            t.expect_session();
+            all_but_the_will(t, &connect_will(qos, "w/-x", "x"));
             let properties = t.expect_will("w.-x", b"x");
             // What the broker is, it has not said yet.
             assert_eq!(properties, mqtt_headers(delivery_mode, qos as i8, false));
@@ -52,11 +52,8 @@ fn it_is_deposited_in_the_flight_of_the_login() {
 fn connack_waits_for_the_commit_and_for_the_delivery() {
     for delivery_first in [false, true] {
         both("{}", |t| {
-            t.client(connect_will(1, "w", "gone"));
-            t.expect_connection();
-            t.expect_session();
+            all_but_the_will(t, &connect_will(1, "w", "gone"));
             t.expect_will("w", b"gone");
-            all_but_the_will(t);
             t.replies(
                 WILL,
                 [
@@ -82,11 +79,8 @@ fn connack_waits_for_the_commit_and_for_the_delivery() {
 #[test]
 fn its_consumer_may_be_answered_last() {
     both("{}", |t| {
-        t.client(connect_will(1, "w", "gone"));
-        t.expect_connection();
-        t.expect_session();
+        all_but_the_will(t, &connect_will(1, "w", "gone"));
         t.expect_will("w", b"gone");
-        all_but_the_will(t);
         t.replies(
             WILL,
             [
@@ -104,27 +98,33 @@ fn its_consumer_may_be_answered_last() {
     });
 }
 
+/// Whichever of them comes last.
 #[test]
-fn the_session_is_waited_for_too() {
+fn the_will_waits_for_the_session_too() {
     both("{}", |t| {
         t.client(connect_will(1, "w", "gone"));
         t.expect_connection();
         t.expect_session();
-        t.expect_will("w", b"gone");
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.grant_will();
+        t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+        t.grant_lock();
+        t.expect_silence();
+        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok()]);
+        t.expect_silence();
+        t.reply(TOPOLOGY, delete_ok());
+        t.expect_will("w", b"gone");
         t.hears_nothing();
-        t.grant_session();
+        t.grant_will();
         t.hears(connack(0));
     });
 }
 
-/// Of any size, in frames of at most `frame_max`, also ahead of a login that goes step by step.
+/// Of any size, in frames of at most `frame_max`, also where that is told by the broker.
 #[test]
 fn a_will_of_any_size() {
     let payload = "x".repeat(60_000);
-    for config in [r#"{"frame_max": 4096}"#, r#"{"login": "sequential"}"#] {
+    for (config, frame_max) in [(r#"{"frame_max": 4096}"#, 4_096), (r#"{"login": "sequential"}"#, 131_072)] {
         both(config, |t| {
             t.pieces_of(1 << 16);
             t.client(connect_will(1, "w", &payload));
@@ -138,7 +138,7 @@ fn a_will_of_any_size() {
                 })
                 .collect();
             assert_eq!(sizes.iter().sum::<usize>(), payload.len());
-            assert!(sizes.iter().all(|&size| size <= 4096 - 8), "{sizes:?}");
+            assert!(sizes.iter().all(|&size| size <= frame_max - 8), "{sizes:?}");
         });
     }
     both("{}", |t| {
@@ -149,14 +149,16 @@ fn a_will_of_any_size() {
 }
 
 #[test]
-fn disconnect_deletes_it_first() {
+fn disconnect_deletes_it_before_the_lock_goes() {
     both("{}", |t| {
         with_will(t);
         t.client(DISCONNECT);
         t.expect_withdrawal();
+        t.expect_silence();
+        t.stays_open();
+        t.reply(WILL, delete_ok());
         t.expect_goodbye();
         t.expect_silence();
-        t.reply(WILL, delete_ok());
         t.reply(CONNECTION, close_ok());
         t.closes();
     });
@@ -164,25 +166,21 @@ fn disconnect_deletes_it_first() {
 
 type Ending = (&'static str, fn(&mut Talk));
 
+/// Before the lock goes, so that a newcomer's client sees it ahead of all that it says itself.
 #[test]
-fn every_other_end_leaves_it_to_the_broker() {
-    let endings: [Ending; 10] = [
-        ("client ends", Talk::client_ends),
+fn every_other_end_of_ours_sends_it_first() {
+    let endings: [Ending; 7] = [
         ("client is malformed", |t| t.client([0, 0])),
         ("client misbehaves", |t| t.client(connect("c"))),
         ("keep-alive", |t| t.advance(100_000)),
-        ("taken over", |t| t.reply(CONSUME, cancel_consumer("lock", true))),
         ("queue deleted", |t| t.reply(CONSUME, cancel_consumer("qos1", true))),
-        ("nack", |t| {
-            t.client(publish(1, 1, "a", b""));
-            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), nack(1)]);
-        }),
+        ("taken over", |t| t.reply(CONSUME, cancel_consumer("lock", true))),
         ("publish refused", |t| {
-            t.client(publish(0, 0, "a", b""));
+            t.client(publish(1, 1, "a", b""));
+            while t.broker.next_frame().is_some() {}
             t.reply(PUBLISH, channel_close(403, "ACCESS_REFUSED", (60, 40)));
         }),
         ("consumers refused", |t| t.reply(CONSUME, channel_close(406, "PRECONDITION_FAILED", (60, 80)))),
-        ("broker closes", |t| t.reply(CONNECTION, close(320, "CONNECTION_FORCED"))),
     ];
     for (ending, end) in endings {
         both(r#"{"heartbeat": 0}"#, |t| {
@@ -190,11 +188,34 @@ fn every_other_end_leaves_it_to_the_broker() {
             t.agree();
             t.hears(connack(0));
             end(t);
+            while t.broker.heard().front().is_some_and(|frame| !matches!(frame, AMQPFrame::Method(WILL, _))) {
+                let frame = t.broker.next_frame();
+                assert_ne!(frame, Some(AMQPFrame::Method(CONNECTION, goodbye())), "{ending}");
+            }
+            t.expect_last_will(1);
+            t.expect_silence();
+            t.stays_open();
+            t.send_will();
             let told = t.agree();
-            let said_goodbye = told.iter().any(|frame| {
-                [goodbye(), close_ok()].iter().any(|it| *frame == AMQPFrame::Method(CONNECTION, it.clone()))
-            });
-            assert!(said_goodbye, "{ending}: {told:?}");
+            assert!(told.contains(&AMQPFrame::Method(CONNECTION, goodbye())), "{ending}: {told:?}");
+            t.closes();
+            assert_eq!(t.counter("wills.withdrawn"), 0);
+        });
+    }
+}
+
+/// The end of the connection is the will's, too, where nobody is left to be asked.
+#[test]
+fn an_end_of_either_side_s_leaves_it_to_the_broker() {
+    let endings: [Ending; 2] = [
+        ("client ends", Talk::client_ends),
+        ("broker closes", |t| t.reply(CONNECTION, close(320, "CONNECTION_FORCED"))),
+    ];
+    for (ending, end) in endings {
+        both("{}", |t| {
+            with_will(t);
+            end(t);
+            let told = t.agree();
             let on_its_channel = told.iter().filter(|frame| matches!(frame, AMQPFrame::Method(WILL, _)));
             assert_eq!(on_its_channel.count(), 0, "{ending}: {told:?}");
             t.closes();
@@ -202,57 +223,137 @@ fn every_other_end_leaves_it_to_the_broker() {
     }
 }
 
-/// Nobody has been told that there was a client, so it has no last will.
+/// What its client has published comes first, then the will, then the lock goes.
+#[test]
+fn it_is_sent_behind_what_the_client_has_said() {
+    both("{}", |t| {
+        with_will(t);
+        t.client([publish(1, 1, "a", b"x"), vec![0, 0]].concat());
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_silence();
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), nack(1)]);
+        t.expect_publish(PUBLISH, "a", b"x");
+        t.expect_silence();
+        t.reply(PUBLISH, ack(2, false));
+        t.expect_last_will(1);
+        t.expect_silence();
+        t.reply(WILL, commit_ok());
+        t.expect_silence();
+        t.reply(WILL, delete_ok());
+        t.expect_goodbye();
+        t.expect_silence();
+    });
+}
+
+/// One that does not answer is not waited for longer than 10 s; its will is sent when it comes to it.
+#[test]
+fn a_broker_that_does_not_answer_is_not_waited_for() {
+    both(r#"{"heartbeat": 0}"#, |t| {
+        with_will(t);
+        t.client([0, 0]);
+        t.expect_last_will(1);
+        t.advance(9_900);
+        assert!(!t.closed());
+        t.expect_silence();
+        t.advance(100);
+        t.closes();
+    });
+}
+
+/// Nobody has been told that there was a client, so it has no last will. What comes of it is heard when it is taken back.
 #[test]
 fn a_login_that_fails_withdraws_it() {
-    let failures: [Ending; 5] = [
-        ("client ends", Talk::client_ends),
-        ("disconnect", |t| t.client(DISCONNECT)),
-        ("client is malformed", |t| t.client([0, 0])),
-        ("taken over", |t| t.reply(CONSUME, cancel_consumer("lock", true))),
-        ("session refused", |t| t.reply(TOPOLOGY, channel_close(403, "ACCESS_REFUSED", (50, 10)))),
+    let failures: [(&str, fn(&mut Talk), u8); 3] = [
+        ("will refused", |t| t.reply(WILL, channel_close(403, "ACCESS_REFUSED", (60, 40))), 5),
+        ("consumers refused", |t| t.reply(CONSUME, channel_close(541, "INTERNAL_ERROR", (0, 0))), 3),
+        ("misbehaves", |t| t.reply(TOPOLOGY, bind_ok()), 3),
     ];
-    for (failure, fail) in failures {
-        both("{}", |t| {
-            t.client(connect_with(0xcc, 0, &["c", "w", "gone", "u", "p"]));
-            t.expect_connection();
-            t.expect_lock();
-            t.expect_all(TOPOLOGY, [channel_open(), look_for(KEPT[1])]);
-            while t
-                .broker
-                .heard()
-                .front()
-                .is_some_and(|frame| matches!(frame, AMQPFrame::Method(TOPOLOGY, _)))
-            {
-                t.broker.next_frame();
-            }
-            t.expect_will("w", b"gone");
-            t.greet("RabbitMQ", "4.1.0");
-            t.reply(CONNECTION, open_ok());
-            t.replies(CONSUME, [channel_open_ok(), qos_ok()].into_iter().chain(lock_taken()));
-            t.reply(TOPOLOGY, channel_open_ok());
-            t.grant_will();
-            while t.broker.next_frame().is_some() {}
-            fail(t);
-            let told = t.agree();
-            let withdrawn = AMQPFrame::Method(WILL, delete_queue(WILL_QUEUE, false));
-            assert_eq!(told.iter().filter(|&frame| *frame == withdrawn).count(), 1, "{failure}: {told:?}");
-            t.closes();
-        });
+    for (failure, fail, code) in failures {
+        for is_held in [false, true] {
+            both("{}", |t| {
+                all_but_the_will(t, &connect_will(1, "w", "gone"));
+                t.expect_will("w", b"gone");
+                if is_held {
+                    // But for the commit's answer.
+                    t.replies(WILL, [channel_open_ok(), tx_select_ok(), rollback_ok()]);
+                    t.replies(WILL, [declared(WILL_QUEUE, 0), consumed(WILL_TAG)]);
+                    t.deliver_will(1);
+                }
+                fail(t);
+                t.hears_nothing();
+                while t
+                    .broker
+                    .heard()
+                    .front()
+                    .is_some_and(|frame| *frame != AMQPFrame::Method(WILL, delete_queue(WILL_QUEUE, false)))
+                {
+                    t.broker.next_frame();
+                }
+                t.expect_withdrawal();
+                t.expect_silence();
+                t.stays_open();
+                match failure {
+                    "will refused" => t.replies(WILL, [channel_open_ok(), delete_ok()]),
+                    _ if is_held => t.replies(WILL, [commit_ok(), delete_ok()]),
+                    _ => {
+                        t.replies(WILL, [channel_open_ok(), tx_select_ok(), rollback_ok()]);
+                        t.replies(
+                            WILL,
+                            [declared(WILL_QUEUE, 0), consumed(WILL_TAG), commit_ok(), delete_ok()],
+                        );
+                    }
+                }
+                t.hears(connack(code));
+                t.closes();
+                assert_eq!((t.counter("connack.accepted"), t.counter("wills.left")), (0, 0), "{failure}");
+            });
+        }
     }
+}
+
+/// A client that goes while its login is under way has not been heard to go yet: it is logged in first, and its will is sent.
+#[test]
+fn what_a_client_says_meanwhile_is_heard_behind_connack() {
+    both("{}", |t| {
+        all_but_the_will(t, &connect_will(1, "w", "gone"));
+        t.client(DISCONNECT);
+        t.expect_will("w", b"gone");
+        t.expect_silence();
+        t.grant_will();
+        t.hears(connack(0));
+        t.expect_withdrawal();
+        t.reply(WILL, delete_ok());
+        t.expect_goodbye();
+    });
 }
 
 /// It may only be slow.
 #[test]
 fn a_broker_that_is_too_slow_is_told_to_forget_it() {
     both("{}", |t| {
-        t.client(connect_will(1, "w", "gone"));
-        t.expect_connection();
-        t.expect_session();
+        all_but_the_will(t, &connect_will(1, "w", "gone"));
         t.expect_will("w", b"gone");
-        t.advance(10_000);
+        t.advance(9_900);
+        t.expect_silence();
+        t.advance(100);
         t.expect_withdrawal();
-        t.expect_barrier(WILL);
+        t.expect_silence();
+        t.stays_open();
+        t.grant_will();
+        t.reply(WILL, delete_ok());
+        t.expect_goodbye();
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        t.hears_nothing();
+    });
+    // And not waited for for ever.
+    both("{}", |t| {
+        all_but_the_will(t, &connect_will(1, "w", "gone"));
+        t.advance(10_000);
+        t.advance(9_800);
+        assert!(!t.closed());
+        t.advance(300);
         t.closes();
         t.hears_nothing();
     });
@@ -276,6 +377,7 @@ fn it_is_renewed_in_one_transaction() {
         }
         t.client(DISCONNECT);
         t.expect_withdrawal();
+        t.reply(WILL, delete_ok());
         t.expect_goodbye();
     });
 }
@@ -316,11 +418,26 @@ fn disconnect_in_the_middle_of_a_renewal() {
         t.expect_deposit(b"gone");
         t.client(DISCONNECT);
         t.expect_withdrawal();
-        t.expect_goodbye();
         t.expect_silence();
         t.deliver_will(2);
+        t.replies(WILL, [commit_ok(), delete_ok()]);
+        t.expect_goodbye();
         t.reply(CONNECTION, close_ok());
         t.closes();
+    });
+}
+
+/// Which of the two the broker holds is not known, so it is left to it: its end takes back whatever there is.
+#[test]
+fn another_end_in_the_middle_of_a_renewal() {
+    both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
+        with_will(t);
+        t.advance(60_000);
+        t.expect(WILL, ack(1, false));
+        t.expect_deposit(b"gone");
+        t.client([0, 0]);
+        t.expect_goodbye();
+        t.expect_silence();
     });
 }
 
@@ -392,27 +509,22 @@ fn a_topic_that_is_too_long_for_a_key_is_no_will() {
 }
 
 #[test]
-fn the_headers_of_the_old_mqtt_plugin_are_left_out_once_the_broker_is_none() {
-    for (version, is_old) in [("3.10.8", true), ("4.1.0", false)] {
-        both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
-            t.client(connect_will(1, "w", "gone"));
-            t.expect_protocol_header();
-            t.expect_start_ok();
-            t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
-            t.expect_session();
-            let properties = t.expect_will("w", b"gone");
-            // It is written before the broker has told who it is.
-            assert_eq!(properties, mqtt_headers(2, 1, false));
-            while t.broker.next_frame().is_some() {}
-            t.greet("RabbitMQ", version);
-            t.reply(CONNECTION, open_ok());
-            t.grant_session();
-            t.grant_will();
-            t.hears(connack(0));
-            t.advance(60_000);
-            t.expect(WILL, ack(1, false));
-            let expected = if is_old { mqtt_headers(2, 1, false) } else { mode(2) };
-            assert_eq!(t.expect_deposit(b"gone"), expected);
-        });
-    }
+fn the_headers_of_the_old_mqtt_plugin_come_with_it_and_its_renewal() {
+    both(r#"{"will_refresh": 60000, "heartbeat": 0}"#, |t| {
+        t.client(connect_will(1, "w", "gone"));
+        t.expect_protocol_header();
+        t.expect_start_ok();
+        t.expect_all(CONNECTION, [tune_ok(131_072, 0), open("/")]);
+        t.expect_session();
+        t.greet("RabbitMQ", "3.10.8");
+        t.reply(CONNECTION, open_ok());
+        t.grant_session();
+        // By then the broker has told who it is.
+        assert_eq!(t.expect_will("w", b"gone"), mqtt_headers(2, 1, false));
+        t.grant_will();
+        t.hears(connack(0));
+        t.advance(60_000);
+        t.expect(WILL, ack(1, false));
+        assert_eq!(t.expect_deposit(b"gone"), mqtt_headers(2, 1, false));
+    });
 }

@@ -329,6 +329,26 @@ fn that_a_message_is_not_kept_is_told_once_a_topic_and_counted_always() {
     });
 }
 
+/// DISCONNECT waits until it is.
+#[test]
+fn what_a_client_publishes_ahead_of_disconnect_is_kept_first() {
+    both("{}", |t| {
+        t.log_in();
+        t.client([publish_flags(1, 0, "a/b", b"bye"), DISCONNECT.to_vec()].concat());
+        t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
+        t.expect_publish(PUBLISH, "a.b", b"bye");
+        t.expect_silence();
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
+        expect_kept(t, KEEP, "a.b", b"bye");
+        t.expect_silence();
+        t.replies(KEEP, [channel_open_ok(), confirm_select_ok(), exchange_declared(), ack(1, false)]);
+        t.expect_goodbye();
+        t.expect_silence();
+        assert_eq!(t.counter("retained.kept"), 1);
+    });
+}
+
 /// What follows the end of the client's bytes cannot be waited for.
 #[test]
 fn what_a_client_publishes_with_its_end_is_sent_to_be_kept_at_once() {

@@ -253,7 +253,17 @@ pub fn ack(delivery_tag: u64, multiple: bool) -> AMQPClass {
 
 /// basic.nack of a publish.
 pub fn nack(delivery_tag: u64) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple: false, requeue: false }))
+    nack_to(delivery_tag, false)
+}
+
+/// basic.nack of a publish, or of all up to it.
+pub fn nack_to(delivery_tag: u64, multiple: bool) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple, requeue: false }))
+}
+
+/// basic.nack of a delivery, which is dead then.
+pub fn refuse_delivery(delivery_tag: u64) -> AMQPClass {
+    nack(delivery_tag)
 }
 
 /// confirm.select.

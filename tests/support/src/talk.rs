@@ -326,6 +326,26 @@ impl Talk {
         self.expect(say::WILL, say::delete_queue(say::WILL_QUEUE, false));
     }
 
+    /// The next that the broker was told is to send the will, delivered under this tag, and to forget its queue.
+    #[track_caller]
+    pub fn expect_last_will(&mut self, delivery_tag: u64) {
+        self.expect_all(say::WILL, [say::refuse_delivery(delivery_tag), say::commit()]);
+        self.expect_withdrawal();
+    }
+
+    /// The broker has sent the will.
+    pub fn send_will(&mut self) {
+        self.replies(say::WILL, [say::commit_ok(), say::delete_ok()]);
+    }
+
+    /// The broker is asked, on their channel, whether messages have been routed, and says so.
+    #[track_caller]
+    pub fn routes(&mut self) {
+        self.expect(say::PUBLISH, say::flow(true));
+        self.expect_silence();
+        self.reply(say::PUBLISH, say::flow_ok(true));
+    }
+
     /// The next that the broker was told is that the client `c` gives its lock back and parts.
     #[track_caller]
     pub fn expect_goodbye(&mut self) {

@@ -109,9 +109,20 @@ pub fn take_lock() -> [AMQPClass; 2] {
     [declare_queue(LOCK, arguments([expires, one_active])), consume_queue(LOCK, "lock", false, false)]
 }
 
+/// How it is taken from whoever has it, for the first time; the claim follows, if there may be one.
+pub fn force_lock() -> [AMQPClass; 3] {
+    let [declare, _] = take_lock();
+    [delete_queue(LOCK, false), declare, consume_queue(LOCK, "lock1", false, false)]
+}
+
 /// How it is given back.
 pub fn release_lock() -> [AMQPClass; 2] {
-    [cancel_consumer("lock", false), delete_queue(LOCK, true)]
+    release_lock_as("lock")
+}
+
+/// The same by the consumer of this tag.
+pub fn release_lock_as(consumer_tag: &str) -> [AMQPClass; 2] {
+    [cancel_consumer(consumer_tag, false), delete_queue(LOCK, true)]
 }
 
 /// The answers to that; the claim is delivered then.

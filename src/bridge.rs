@@ -21,6 +21,7 @@
 mod again;
 mod broker;
 mod channel;
+mod dollar;
 mod ends;
 mod from_broker;
 mod from_client;
@@ -45,10 +46,10 @@ use std::rc::Rc;
 
 use crate::config::Config;
 use crate::error::{Error, TimedOut};
-use crate::event::Event;
+use crate::event::{Event, Level};
 use crate::metrics::{Measures, Metric};
 use crate::mqtt::{self, ConnectReturnCode};
-use crate::policy::{Attempt, Denial, Gate, Peer, Rights, Tenant};
+use crate::policy::{Attempt, Denial, Gate, Peer, Refusal, Rights, Tenant};
 use crate::time::Instant;
 use crate::wire::RecvBuffer;
 use again::Drafts;
@@ -91,6 +92,9 @@ pub struct Bridge {
     denied: Denied,
     counted: Counted,
     throttle: Throttle,
+    /// What it makes the host's memory hold, in bytes, as the host has measured it.
+    held: usize,
+    told: Told,
     started: Instant,
     state: State,
     farewell: Farewell,
@@ -123,8 +127,8 @@ pub struct Bridge {
     /// From CONNECT on, where messages are retained.
     keeper: Option<Keeper>,
     replayer: Option<Replayer>,
-    /// The message that is arriving from the client and is to be kept.
-    copying: Option<Retained>,
+    /// What a client that has ended has said to be kept; of the last the payload may be arriving.
+    last_words: Vec<Retained>,
     publications: Publications,
     drafts: Drafts,
     deliveries: Deliveries,
@@ -165,6 +169,10 @@ impl Denied {
     }
 }
 
+/// What this connection has been told of in the log, and can make happen as often as it likes: a bit for each.
+#[derive(Default)]
+struct Told(u8);
+
 /// What gauges say of this connection.
 #[derive(Default)]
 struct Counted {
@@ -191,6 +199,12 @@ struct Pings {
     waiting: u32,
 }
 
+impl Pings {
+    const fn is_owed(&self) -> bool {
+        self.probed > 0 || self.waiting > 0
+    }
+}
+
 impl Bridge {
     /// A new client connection.
     pub fn new(config: Rc<Config>, gate: Rc<Gate>, now: Instant) -> Self {
@@ -206,10 +220,12 @@ impl Bridge {
             counted: Counted::default(),
             started: now,
             throttle: Throttle::default(),
+            held: 0,
+            told: Told::default(),
             state: State::AwaitConnect,
             farewell: Farewell::default(),
             refusal: None,
-            timers: Timers::new(now, limits.login_timeout, config.heartbeat),
+            timers: Timers::new(now, &limits, config.heartbeat),
             events: VecDeque::new(),
             route: None,
             decoder: mqtt::Decoder::new(limits.max_packet_size_unauthenticated),
@@ -227,7 +243,7 @@ impl Bridge {
             will: None,
             keeper: None,
             replayer: None,
-            copying: None,
+            last_words: Vec::new(),
             publications: Publications::default(),
             drafts: Drafts::default(),
             deliveries: Deliveries::default(),
@@ -262,14 +278,19 @@ impl Bridge {
 
     /// Reads what has come from the client, as far as it may go on.
     fn read_client(&mut self, now: Instant) {
+        self.throttle.begin_turn();
         let mut buffer = core::mem::take(&mut self.from_client);
         let mut input = buffer.unparsed();
+        let came = input.len();
         let result = self.client_items(now, &mut input);
         let left = input.len();
         buffer.keep_last(left);
         self.from_client = buffer;
+        self.timers.unfinished(now, left > 0, left < came);
         if let Err(error) = result {
             self.fail(now, error);
+        } else if left > 0 && self.state == State::AwaitConnect && self.gate.is_short_of_memory() {
+            self.fail(now, Error::Refused(Refusal::Memory));
         } else if self.client_ended && self.listens_to_client() && self.throttle.hold().is_none() {
             self.client_has_ended(now);
         }
@@ -339,6 +360,12 @@ impl Bridge {
         self.client.clear();
     }
 
+    /// How many bytes of the host's memory are in use for this connection. Only told while it is known that they matter, see
+    /// [`Gate::handle_memory`]; without it a client is never held up for memory's sake.
+    pub const fn handle_held(&mut self, bytes: usize) {
+        self.held = bytes;
+    }
+
     /// A newer build of the module serves, and this connection is to end: its client comes again and is given to that one. It ends as any
     /// that the server ends, will included.
     pub fn handle_replaced(&mut self, now: Instant) {
@@ -371,6 +398,10 @@ impl Bridge {
             }
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
             Timer::Hold => self.let_go_on(now),
+            Timer::Packet => {
+                self.from_client = RecvBuffer::default();
+                self.fail(now, Error::TimedOut(TimedOut::Packet));
+            }
             Timer::Heartbeat => match self.timers.beat(now) {
                 Beat::Send => self.broker.heartbeat(),
                 Beat::Missing => self.fail(now, Error::BrokerSilent),
@@ -382,6 +413,8 @@ impl Bridge {
                 }
                 self.timers.will_at(now + self.config.will_refresh);
             }
+            // Every input ends by that.
+            Timer::Again => {}
             Timer::Replay => {
                 if let Some(replayer) = &mut self.replayer {
                     replayer.wake(now, &mut self.broker);
@@ -432,6 +465,19 @@ impl Bridge {
         self.events.pop_front()
     }
 
+    /// How loud this event of the connection's is: what a client can make happen as often as it likes is told once, and from then on
+    /// is for those who debug.
+    pub fn level(&mut self, event: Event) -> Level {
+        let bit = match event {
+            Event::Unauthorized => 1,
+            Event::Unacknowledged => 2,
+            _ => return event.level(),
+        };
+        let is_first = self.told.0 & bit == 0;
+        self.told.0 |= bit;
+        if is_first { event.level() } else { Level::Debug }
+    }
+
     /// The next value for a metric of the client's tenant, see [`Bridge::tenant`].
     pub fn poll_measure(&mut self) -> Option<(Metric, i64)> {
         self.measures.take()
@@ -450,14 +496,16 @@ impl Bridge {
     /// When [`Bridge::handle_timeout`] is to be called, and why. Any input may change it.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         let first =
-            |timers: [Option<(Instant, Timer)>; 3]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
+            |timers: [Option<(Instant, Timer)>; 5]| timers.into_iter().flatten().min_by_key(|&(at, _)| at);
         let hold = match self.throttle.hold() {
-            Some(Hold::Until(at)) => Some((at, Timer::Hold)),
-            Some(Hold::Confirm | Hold::Turn) | None => None,
+            Some(Hold::Until(at) | Hold::Memory(at)) => Some((at, Timer::Hold)),
+            Some(Hold::Turn) => Some((Instant::ZERO, Timer::Hold)),
+            Some(Hold::Confirm | Hold::Order | Hold::Keep) | None => None,
         };
+        let again = self.drafts.due().map(|at| (at, Timer::Again));
         match self.state {
             State::AwaitConnect | State::LoggingIn => {
-                first([Some(self.timers.login()), hold, self.timers.takeover()])
+                first([Some(self.timers.login()), hold, self.timers.takeover(), None, None])
             }
             State::Refusing(_) => Some(self.timers.login()),
             State::Connected => {
@@ -465,9 +513,11 @@ impl Bridge {
                 // A client that is not listened to cannot make itself heard.
                 let is_deaf = self.broker.is_blocked() || self.is_holding();
                 let last = if self.is_parting { Some(self.timers.linger()) } else { hold };
-                first([self.timers.connected(is_deaf), replay.map(|at| (at, Timer::Replay)), last])
+                let timers = self.timers.connected(is_deaf);
+                let replay = replay.map(|at| (at, Timer::Replay));
+                first([timers, self.timers.packet(), replay, last, again])
             }
-            State::Leaving => Some(self.timers.linger()),
+            State::Leaving => first([Some(self.timers.linger()), again, None, None, None]),
             State::Over => Some((Instant::ZERO, Timer::Close)),
         }
     }
@@ -475,12 +525,15 @@ impl Bridge {
     /// The broker has said something: what has waited for that goes on.
     fn go_on(&mut self, now: Instant) {
         if self.listens_to_client() {
-            self.read_filters();
+            self.read_filters(now);
         }
         let may_go_on = match self.throttle.hold() {
             Some(Hold::Confirm) => self.may_send_more(),
-            Some(Hold::Turn) => self.may_take_its_turn(),
-            Some(Hold::Until(_)) | None => false,
+            Some(Hold::Order) => self.may_go_on_in_order(),
+            Some(Hold::Keep) => self.keeper.as_ref().is_none_or(Keeper::is_ready),
+            // The host serves this connection anyway.
+            Some(Hold::Turn) => true,
+            Some(Hold::Until(_) | Hold::Memory(_)) | None => false,
         };
         if may_go_on {
             self.let_go_on(now);
@@ -488,6 +541,12 @@ impl Bridge {
             self.events.push_back(Event::ClientGone);
             self.over();
         }
+    }
+
+    /// Whether the client has said more than is read of one in a turn: [`Bridge::handle_timeout`] is to be called once others have had
+    /// theirs, which may be well before the next timeout of other connections is looked at.
+    pub fn wants_turn(&self) -> bool {
+        self.throttle.hold() == Some(Hold::Turn) && self.listens_to_client()
     }
 
     /// The client has waited long enough.
@@ -541,11 +600,14 @@ impl Bridge {
         }
         // Filters that are left cost nothing but their turn, and what the client is owed is taken when the broker says something.
         let waits_for_a_word = self.session.as_ref().is_some_and(|session| session.subscriptions.is_idle())
-            || self.throttle.hold() == Some(Hold::Turn) && self.is_owed_much();
+            || self.throttle.hold() == Some(Hold::Order) && self.is_owed_much();
         if waits_for_a_word {
             self.broker.probe();
         }
         self.broker.send_probe();
+        // Of a client that adds to a memory that is short no patience is asked.
+        let waits_for_us = self.is_holding() && !matches!(self.throttle.hold(), Some(Hold::Memory(_)));
+        self.timers.wait_for_packet(now, !waits_for_us && !self.broker.is_blocked());
         if self.state != State::Over {
             self.count_inflight(self.publications.unconfirmed());
         }

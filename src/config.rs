@@ -37,6 +37,8 @@ pub struct Config {
     pub subscription_ttl: Option<Duration>,
     /// The most messages that wait for a client at QoS 0; then the oldest goes.
     pub qos0_max_length: u32,
+    /// Messages that wait for the members of a shared subscription; then the oldest goes.
+    pub shared_max_length: u32,
     /// How often a will at the broker is renewed: well within the broker's `consumer_timeout`.
     pub will_refresh: Duration,
     /// Budgets and deadlines.
@@ -57,6 +59,8 @@ pub struct Limits {
     pub frame_max: u32,
     /// Largest payload that is retained, in bytes.
     pub retained_max_size: u32,
+    /// From the first byte of a packet to its last, for packets that have to be whole before they can be read.
+    pub packet_timeout: Duration,
     /// From the connection's start to CONNACK.
     pub login_timeout: Duration,
 }

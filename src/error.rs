@@ -56,6 +56,8 @@ pub enum Misbehaved {
     NotConnect,
     /// A second CONNECT. [MQTT-3.1.0-2]
     SecondConnect,
+    /// PUBREC or PUBCOMP for a delivery at QoS 1. [MQTT-4.3.2-2]
+    Acknowledgement,
 }
 
 /// Deadlines.
@@ -63,6 +65,8 @@ pub enum Misbehaved {
 pub enum TimedOut {
     /// `login_timeout` passed before CONNACK.
     Login,
+    /// `packet_timeout` passed and a packet was not whole.
+    Packet,
     /// One and a half keep-alive times passed without a packet. [MQTT-3.1.2-24]
     KeepAlive,
 }
@@ -91,6 +95,10 @@ pub enum LoginRefusal {
     ConnectionLimit,
     /// It does not take SASL PLAIN.
     NoPlain,
+    /// It allows only so many channels.
+    ChannelMax(u16),
+    /// It takes only frames of so many bytes.
+    FrameMax(u32),
     /// Anything else: it cannot serve now.
     Unavailable {
         /// Its reply code; 0 when it gave none.
@@ -125,7 +133,12 @@ impl Error {
             | Self::BrokerClosed { code: amqp::reply_code::ACCESS_REFUSED, .. } => {
                 Some(ConnectReturnCode::NotAuthorized)
             }
-            Self::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
+            Self::Login(
+                LoginRefusal::NoPlain
+                | LoginRefusal::ChannelMax(_)
+                | LoginRefusal::FrameMax(_)
+                | LoginRefusal::Unavailable { .. },
+            )
             | Self::BrokerClosed { .. }
             | Self::BrokerMalformed(_)
             | Self::BrokerMisbehaved(_)
@@ -188,9 +201,13 @@ impl fmt::Display for Error {
             Self::Malformed(e) => write!(f, "client: malformed packet: {e}"),
             Self::Misbehaved(Misbehaved::NotConnect) => f.write_str("client: first packet is not CONNECT"),
             Self::Misbehaved(Misbehaved::SecondConnect) => f.write_str("client: second CONNECT"),
+            Self::Misbehaved(Misbehaved::Acknowledgement) => {
+                f.write_str("client: PUBREC or PUBCOMP for a delivery at QoS 1")
+            }
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::Denied(denial) => write!(f, "PUBLISH denied: {}", denial.text()),
             Self::TimedOut(TimedOut::Login) => f.write_str("client: no login in time"),
+            Self::TimedOut(TimedOut::Packet) => f.write_str("client: packet not finished in time"),
             Self::TimedOut(TimedOut::KeepAlive) => f.write_str("client: keep-alive timed out"),
             Self::Limit(Limit::Requests) => f.write_str("client: too many requests at once"),
             Self::Limit(Limit::Rate) => f.write_str("client: ended far ahead of its rate"),
@@ -221,6 +238,10 @@ impl fmt::Display for LoginRefusal {
             Self::VhostAccess => f.write_str("no access to the virtual host"),
             Self::ConnectionLimit => f.write_str("connection limit"),
             Self::NoPlain => f.write_str("it does not take SASL PLAIN"),
+            Self::ChannelMax(most) => write!(f, "its channel_max is {most}, which are too few"),
+            Self::FrameMax(most) => {
+                write!(f, "its frame_max is {most}: set frame_max to no more, or login to sequential")
+            }
             Self::Unavailable { code: 0 } => f.write_str("it hung up"),
             Self::Unavailable { code } => write!(f, "code {code}"),
         }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::amqp::reply_code::{ACCESS_REFUSED, PRECONDITION_FAILED};
-use crate::error::{Error, LoginRefusal};
+use crate::error::{Error, LoginRefusal, TimedOut};
 use crate::metrics::Metric;
 use crate::mqtt::{self, ConnectReturnCode};
 use crate::policy::{Denial, Refusal};
@@ -49,8 +49,43 @@ pub enum Event {
     Cleared,
     /// A kept message was given to a new subscriber.
     Replayed,
-    /// A message was to be kept and is not: it is too large, too many wait, or the broker does not permit it.
-    Unkept,
+    /// A message was to be kept and is not.
+    Unkept {
+        /// Why.
+        why: Unkept,
+        /// Whether it is the first of its topic on this connection, and among the first of all.
+        is_first: bool,
+    },
+    /// There are retained messages under a new subscription's filter, but none of their queues said so: a policy of the operator's
+    /// sends the answers elsewhere.
+    Unanswered,
+}
+
+/// Why a message is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unkept {
+    /// Its payload is larger than `retained_max_size`.
+    Size,
+    /// Its topic makes no name of a queue: it is too long, or holds a line break.
+    Name,
+    /// The broker does not permit the client's user to keep messages, or cannot.
+    Refused,
+    /// Its topic was cleared by others while it was on its way.
+    Cleared,
+    /// The topic's queue did not take it, as a policy of the operator's may have it.
+    Nack,
+}
+
+impl Unkept {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Size => "its payload is larger than retained_max_size",
+            Self::Name => "its topic makes no name of a queue",
+            Self::Refused => "the broker does not permit or cannot do it",
+            Self::Cleared => "its topic was cleared meanwhile",
+            Self::Nack => "its topic's queue did not take it: see the broker's policies",
+        }
+    }
 }
 
 /// How loud an event is in the log: debug is per connection, info is for refusals, warnings and errors are for people.
@@ -76,6 +111,7 @@ impl Event {
             Self::Failed(error) => match error {
                 Error::Malformed(error) => (M::ClosedMalformed, Some(malformed(error))),
                 Error::Misbehaved(_) | Error::Refused(_) => (M::ClosedMisbehaved, None),
+                Error::TimedOut(TimedOut::Packet) => (M::ClosedUnfinished, None),
                 Error::TimedOut(_) => (M::ClosedTimedOut, None),
                 Error::Limit(_) => (M::ClosedLimit, None),
                 Error::Login(_) | Error::BrokerClosed { .. } | Error::QueueDeleted => {
@@ -97,7 +133,8 @@ impl Event {
             Self::Kept => (M::RetainedKept, None),
             Self::Cleared => (M::RetainedCleared, None),
             Self::Replayed => (M::RetainedReplayed, None),
-            Self::Unkept => (M::RetainedUnkept, None),
+            Self::Unkept { .. } => (M::RetainedUnkept, None),
+            Self::Unanswered => (M::RetainedUnanswered, None),
         };
         [Some(what), why].into_iter().flatten()
     }
@@ -118,14 +155,15 @@ impl Event {
             | Self::Kept
             | Self::Cleared
             | Self::Replayed => Level::Debug,
-            Self::PublishDenied { is_first: false, .. } | Self::SubscribeDenied { is_first: false, .. } => {
-                Level::Debug
-            }
+            Self::PublishDenied { is_first: false, .. }
+            | Self::SubscribeDenied { is_first: false, .. }
+            | Self::Unkept { is_first: false, .. } => Level::Debug,
             Self::Unauthorized
             | Self::Unacknowledged
-            | Self::Unkept
+            | Self::Unkept { .. }
             | Self::PublishDenied { .. }
             | Self::SubscribeDenied { .. } => Level::Info,
+            Self::Unanswered => Level::Warn,
             Self::Refused(_, error) | Self::Failed(error) => match error {
                 Error::Replaced => Level::Debug,
                 Error::Malformed(_)
@@ -143,7 +181,12 @@ impl Event {
                 ) => Level::Info,
                 // The client asked for what it may not have, or sent what is too large.
                 Error::BrokerClosed { code: ACCESS_REFUSED | PRECONDITION_FAILED, .. } => Level::Info,
-                Error::Login(LoginRefusal::NoPlain | LoginRefusal::Unavailable { .. })
+                Error::Login(
+                    LoginRefusal::NoPlain
+                    | LoginRefusal::ChannelMax(_)
+                    | LoginRefusal::FrameMax(_)
+                    | LoginRefusal::Unavailable { .. },
+                )
                 | Error::BrokerClosed { .. }
                 | Error::QueueDeleted
                 | Error::BrokerMalformed(_)
@@ -174,7 +217,10 @@ impl fmt::Display for Event {
             Self::Kept => f.write_str("retained a message"),
             Self::Cleared => f.write_str("cleared a retained message"),
             Self::Replayed => f.write_str("gave a retained message to a subscriber"),
-            Self::Unkept => f.write_str("did not retain a message"),
+            Self::Unkept { why, .. } => write!(f, "did not retain a message: {}", why.text()),
+            Self::Unanswered => f.write_str(
+                "retained messages are there, but do not answer: does a policy set dead-letter-routing-key?",
+            ),
         }
     }
 }
@@ -215,6 +261,7 @@ const fn refusal(error: Error) -> Metric {
         Refusal::VhostAccess => Metric::RefusedByVhostAccess,
         Refusal::Will(_) => Metric::RefusedByWill,
         Refusal::Connections => Metric::RefusedByConnections,
+        Refusal::Memory => Metric::RefusedByMemory,
     }
 }
 

@@ -19,6 +19,7 @@ pub mod bridge;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod log;
 pub mod metrics;
 pub mod mqtt;
 pub mod names;

@@ -7,7 +7,7 @@ pub enum Kind {
     Counter,
     /// They add up, and go down, too.
     Gauge,
-    /// Each is kept for the distribution.
+    /// Each is kept for the distribution; of very many at once, some.
     Histogram,
 }
 
@@ -69,12 +69,14 @@ metrics! {
     RefusedByVhostAccess: Counter "refused.by.vhost_access",
     RefusedByWill: Counter "refused.by.will",
     RefusedByConnections: Counter "refused.by.connections",
+    RefusedByMemory: Counter "refused.by.memory",
     // Why a connection ended.
     ClosedDisconnect: Counter "closed.disconnect",
     ClosedClientGone: Counter "closed.client_gone",
     ClosedMalformed: Counter "closed.malformed",
     ClosedMisbehaved: Counter "closed.misbehaved",
     ClosedTimedOut: Counter "closed.timed_out",
+    ClosedUnfinished: Counter "closed.unfinished",
     ClosedLimit: Counter "closed.limit",
     ClosedBrokerClosed: Counter "closed.broker_closed",
     ClosedBrokerMalformed: Counter "closed.broker_malformed",
@@ -136,6 +138,7 @@ metrics! {
     RetainedCleared: Counter "retained.cleared",
     RetainedReplayed: Counter "retained.replayed",
     RetainedUnkept: Counter "retained.unkept",
+    RetainedUnanswered: Counter "retained.unanswered",
     // Wills given to the broker, taken back by DISCONNECT, and left for it to send.
     WillsHeld: Counter "wills.held",
     WillsWithdrawn: Counter "wills.withdrawn",
@@ -148,24 +151,70 @@ metrics! {
     ConfirmTimeUs: Histogram "confirm_time_us",
 }
 
-/// Values that wait to be taken: one sum for each counter and gauge, each value for histograms.
+/// Values that wait to be taken: one sum for each counter and gauge, and values for histograms.
 #[derive(Default)]
-pub(crate) struct Measures(Vec<(Metric, i64)>);
+pub(crate) struct Measures {
+    sums: Vec<(Metric, i64)>,
+    samples: Vec<(Metric, i64)>,
+    /// Of so many values, one is a sample: 0 and 1 are all.
+    stride: u32,
+    /// Values since the last one that is.
+    passed: u32,
+}
+
+/// The most samples of one input: a broker may confirm 65,535 messages by one frame.
+const MAX_SAMPLES: usize = 256;
 
 impl Measures {
-    /// A histogram has each value by itself, and no more of them than there can be packets in a read.
+    /// Takes the same time for each value, however many there are.
     pub(crate) fn add(&mut self, metric: Metric, value: i64) {
-        let is_sum = metric.kind() != Kind::Histogram;
-        match self.0.iter_mut().find(|(known, _)| is_sum && *known == metric) {
+        if metric.kind() == Kind::Histogram {
+            return self.sample(metric, value);
+        }
+        // Some hosts take an addition of nothing for a mistake.
+        if value == 0 {
+            return;
+        }
+        // There are no more of them than metrics.
+        match self.sums.iter_mut().find(|(known, _)| *known == metric) {
             Some((_, sum)) => *sum = sum.saturating_add(value),
-            None => self.0.push((metric, value)),
+            None => self.sums.push((metric, value)),
         }
     }
 
+    /// When there are too many, every other one goes, of those that are there and of those that come.
+    fn sample(&mut self, metric: Metric, value: i64) {
+        self.passed += 1;
+        if self.passed < self.stride {
+            return;
+        }
+        self.passed = 0;
+        if self.samples.len() == MAX_SAMPLES {
+            let mut is_odd = false;
+            self.samples.retain(|_| {
+                is_odd = !is_odd;
+                is_odd
+            });
+            self.stride = self.stride.max(1).saturating_mul(2);
+        }
+        self.samples.push((metric, value));
+    }
+
+    /// Once there is nothing to take, what a burst has taken is given back.
     pub(crate) fn take(&mut self) -> Option<(Metric, i64)> {
-        self.0.pop()
+        let taken = self.sums.pop().or_else(|| self.samples.pop());
+        if taken.is_none() {
+            (self.stride, self.passed) = (0, 0);
+            if self.samples.capacity() > FEW {
+                self.samples = Vec::new();
+            }
+        }
+        taken
     }
 }
+
+/// So many samples are no burst.
+const FEW: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -187,9 +236,32 @@ mod tests {
             measures.add(Metric::Inflight, value);
             measures.add(Metric::ConfirmTimeUs, value);
         }
+        measures.add(Metric::BytesPublishedQos0, 0);
         measures.add(Metric::Inflight, -4);
         let mut taken: Vec<_> = core::iter::from_fn(|| measures.take()).collect();
         taken.sort_unstable();
         assert_eq!(taken, [(Metric::Inflight, -1), (Metric::ConfirmTimeUs, 1), (Metric::ConfirmTimeUs, 2)]);
+    }
+
+    #[test]
+    fn of_a_burst_some_samples_are_taken_from_all_along_it() {
+        let mut measures = Measures::default();
+        let mut burst = |count: i64| {
+            (0..count).for_each(|value| measures.add(Metric::ConfirmTimeUs, value));
+            let mut values: Vec<_> =
+                core::iter::from_fn(|| measures.take()).map(|(_, value)| value).collect();
+            values.sort_unstable();
+            assert!(measures.samples.capacity() <= FEW, "given back");
+            values
+        };
+        assert_eq!(burst(256).len(), 256);
+        for count in [257, 1_000, 65_535] {
+            let values = burst(count);
+            assert!((128..=256).contains(&values.len()), "{count}: {}", values.len());
+            // A quarter of them from each quarter of the burst.
+            let middle = values[values.len() / 2];
+            assert!((middle - count / 2).abs() <= count / 64 + 2, "{count}: {middle}");
+        }
+        assert_eq!(burst(256).len(), 256, "a burst is not held against the next");
     }
 }

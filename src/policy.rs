@@ -32,7 +32,7 @@ pub use quota::Quota;
 pub use rate::{Meter, Rate};
 pub use rights::{Denial, Message, Rights};
 pub use shared::{Alone, Shared};
-pub use tenant::{ClientIdPattern, Credentials, Match, OnUnauthorized, Tenant};
+pub use tenant::{ClientIdPattern, Credentials, Match, OnUnauthorized, Tenant, WithoutPassword};
 pub use vhost::{VhostChoice, VhostRules, VhostSource};
 
 use core::net::SocketAddr;
@@ -79,6 +79,8 @@ pub struct Policy {
     pub vhost: ShortText,
     /// The brake on guessing.
     pub brake: BrakeLimits,
+    /// Bytes of a worker's memory in use above which no new client is let in.
+    pub max_memory: usize,
     /// User name and password together, in bytes.
     pub max_credentials_size: usize,
     /// How topics are compared.

@@ -21,6 +21,17 @@ impl Instant {
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
+
+    /// The time from an earlier instant to this one; none from a later one.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Default for Instant {
+    fn default() -> Self {
+        Self::ZERO
+    }
 }
 
 impl core::ops::Add<Duration> for Instant {

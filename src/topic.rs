@@ -3,7 +3,9 @@
 //! `cities/london` is `cities.london`; in filters `+` is `*` and `#` is `#`. What a level may hold besides is where the two
 //! worlds differ, and a [`TopicMapping`] says how.
 
+use core::cell::OnceCell;
 use core::fmt;
+use std::collections::BTreeMap;
 
 /// How a literal `.` or `*` in a topic is treated. Where there is neither, the mappings are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,26 +154,118 @@ pub fn shared(filter: &str) -> Option<Result<(&str, &str), FilterError>> {
 
 /// Whether a topic exchange would route `routing_key` by `binding_key`: `*` is one word, `#` any number of them.
 pub fn matches(binding_key: &[u8], routing_key: &[u8]) -> bool {
-    let (mut pattern, mut key) = (words(binding_key), words(routing_key));
-    // Where to go on when it comes to nothing: behind the last `#`, which then takes one word more.
-    let mut retry = None;
-    loop {
-        let key_here = key.clone();
-        match (pattern.next(), key.next()) {
-            (None, None) => return true,
-            (Some(b"#"), _) => {
-                key = key_here;
-                retry = Some((pattern.clone(), key.clone()));
+    RoutingKey::new(routing_key).is_matched_by(binding_key)
+}
+
+/// A routing key of at most 255 bytes that is to be compared with binding keys, with as many as there are.
+///
+/// A comparison takes one step for each word of the binding key, wherever its `#`s are and whatever the routing key is: no word is
+/// gone over twice.
+pub struct RoutingKey<'k> {
+    text: &'k [u8],
+    /// Made when a binding key is the first to need it.
+    words: OnceCell<Words<'k>>,
+}
+
+/// At which places of a key each of its words stands.
+struct Words<'k> {
+    places: BTreeMap<&'k [u8], Places>,
+    count: usize,
+}
+
+/// Places in a key, those behind so many words: a bit for each. 255 bytes are at most 256 words, behind the last of which is a place too.
+#[derive(Clone, Copy, Default)]
+struct Places([u64; 5]);
+
+impl<'k> RoutingKey<'k> {
+    /// The key.
+    pub const fn new(text: &'k [u8]) -> Self {
+        Self { text, words: OnceCell::new() }
+    }
+
+    /// Whether a topic exchange would route it by `binding_key`.
+    pub fn is_matched_by(&self, binding_key: &[u8]) -> bool {
+        let (mut pattern, mut key) = (words(binding_key), words(self.text));
+        let mut passed = 0;
+        loop {
+            let word = pattern.next();
+            if word == Some(b"#") {
+                let is_last = pattern.clone().next().is_none();
+                return is_last || self.words.get_or_init(|| Words::new(self.text)).end(pattern, passed);
             }
-            (Some(b"*"), Some(_)) => {}
-            (Some(literal), Some(word)) if literal == word => {}
-            _ => {
-                let Some((behind, from)) = &mut retry else { return false };
-                if from.next().is_none() {
-                    return false;
-                }
-                (pattern, key) = (behind.clone(), from.clone());
+            match (word, key.next()) {
+                (None, None) => return true,
+                (Some(b"*"), Some(_)) => {}
+                (Some(literal), Some(word)) if literal == word => {}
+                _ => return false,
             }
+            passed += 1;
+        }
+    }
+}
+
+impl<'k> Words<'k> {
+    fn new(key: &'k [u8]) -> Self {
+        let mut places = BTreeMap::<_, Places>::new();
+        let mut count = 0;
+        for word in words(key) {
+            places.entry(word).or_default().add(count);
+            count += 1;
+        }
+        Self { places, count }
+    }
+
+    /// Whether a pattern that is behind a `#`, from this place on, can end where the key does. All the places that it may have come to
+    /// are moved on at once.
+    fn end<'p>(&self, pattern: impl Iterator<Item = &'p [u8]>, place: usize) -> bool {
+        let mut at = Places::default();
+        at.add(place);
+        at.spread(self.count);
+        for word in pattern {
+            match word {
+                b"#" => at.spread(self.count),
+                b"*" => at.step(None),
+                literal => match self.places.get(literal) {
+                    Some(places) => at.step(Some(places)),
+                    None => return false,
+                },
+            }
+        }
+        at.contains(self.count)
+    }
+}
+
+impl Places {
+    fn add(&mut self, place: usize) {
+        if let Some(bits) = self.0.get_mut(place / 64) {
+            *bits |= 1 << (place % 64);
+        }
+    }
+
+    fn contains(&self, place: usize) -> bool {
+        self.0.get(place / 64).is_some_and(|bits| bits >> (place % 64) & 1 == 1)
+    }
+
+    /// Behind each place, the one behind the next word; only where a word of `those` is next, if they are given.
+    fn step(&mut self, those: Option<&Self>) {
+        let those = those.map_or([u64::MAX; 5], |those| those.0);
+        let mut carried = 0;
+        for (bits, those) in self.0.iter_mut().zip(those) {
+            let stepping = *bits & those;
+            *bits = stepping << 1 | carried;
+            carried = stepping >> 63;
+        }
+    }
+
+    /// All places from the first on, up to the end of a key of so many words.
+    fn spread(&mut self, count: usize) {
+        let mut has_begun = false;
+        for (number, bits) in self.0.iter_mut().enumerate() {
+            // From the lowest bit on, all.
+            *bits = if has_begun { u64::MAX } else { *bits | bits.wrapping_neg() };
+            has_begun |= *bits != 0;
+            let room = (count + 1).saturating_sub(number * 64).min(64);
+            *bits &= if room == 64 { u64::MAX } else { (1 << room) - 1 };
         }
     }
 }
@@ -305,6 +399,52 @@ mod tests {
         ] {
             assert!(!matches(binding.as_bytes(), key.as_bytes()), "{binding} {key}");
         }
+    }
+
+    /// As the words of AMQP 0-9-1 have it, however long that takes.
+    fn matches_by_the_book(pattern: &[&[u8]], key: &[&[u8]]) -> bool {
+        match (pattern, key) {
+            ([], _) => key.is_empty(),
+            ([b"#", behind @ ..], _) => {
+                matches_by_the_book(behind, key)
+                    || key.split_first().is_some_and(|(_, rest)| matches_by_the_book(pattern, rest))
+            }
+            ([b"*", behind @ ..], [_, rest @ ..]) => matches_by_the_book(behind, rest),
+            ([literal, behind @ ..], [word, rest @ ..]) => {
+                literal == word && matches_by_the_book(behind, rest)
+            }
+            (_, []) => false,
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn matching_is_as_the_book_has_it(binding in "([ab*#]{0,1}\\.){0,6}[ab*#]{0,1}", key in "([ab]{0,1}\\.){0,9}[ab]{0,1}") {
+            let (binding, key) = (binding.as_bytes(), key.as_bytes());
+            let by_the_book = matches_by_the_book(&words(binding).collect::<Vec<_>>(), &words(key).collect::<Vec<_>>());
+            assert_eq!(matches(binding, key), by_the_book);
+        }
+    }
+
+    /// 256 words are the most that a key can have.
+    #[test]
+    fn keys_of_the_most_words_there_are() {
+        let dots = ".".repeat(255);
+        for (binding, expected) in [
+            ("#.#", true),
+            ("#.", true),
+            (".#.", true),
+            ("#.*.#", true),
+            (&*format!("#{}", ".*".repeat(127)), true),
+            (&*format!("#.{}", ".".repeat(253)), true),
+            ("#.a.#", false),
+            (&*format!("#.{}.#", ".".repeat(251)), true),
+        ] {
+            assert_eq!(matches(binding.as_bytes(), dots.as_bytes()), expected, "{binding}");
+        }
+        let most = "a.".repeat(127);
+        assert!(matches(b"#.a.#.a.", most.as_bytes()) && !matches(b"#.b.#.a.", most.as_bytes()));
     }
 
     #[test]

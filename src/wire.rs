@@ -182,4 +182,20 @@ mod tests {
         b.keep_last(0);
         assert!(b.unparsed().is_empty());
     }
+
+    /// What is left is moved when it is less than what has gone, so each byte is as good as once.
+    #[test]
+    fn the_buffer_seldom_moves_what_is_unparsed() {
+        let mut b = RecvBuffer::default();
+        b.push(vec![7; 10_000]);
+        let mut moves = 0;
+        for left in (1..10_000).rev() {
+            let before = b.bytes.as_ptr();
+            b.keep_last(left);
+            moves += usize::from(before != b.bytes.as_ptr());
+            assert!(b.bytes.len() <= 2 * left + 1);
+            assert_eq!(b.unparsed().len(), left);
+        }
+        assert!(moves < 20, "{moves}");
+    }
 }

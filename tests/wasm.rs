@@ -4,6 +4,9 @@
 //! Packets are written out in bytes: the core's own encoder is under test here too.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail anywhere, in its own helpers too")]
 
+#[path = "wasm/worker.rs"]
+mod worker;
+
 use std::{fs, net::SocketAddr, path::Path};
 use support::{
     agreeable::Broker,
@@ -86,7 +89,7 @@ fn the_glue_speaks_no_protocol() {
             assert_eq!(found, None, "{word} in {}", path.display());
         }
     }
-    assert_eq!(files, 6);
+    assert_eq!(files, 8);
 }
 
 #[test]

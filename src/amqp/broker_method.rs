@@ -79,7 +79,10 @@ pub enum BrokerMethod<'a> {
         routing_key: &'a [u8],
     },
     /// basic.return: a mandatory message that no queue took; content follows.
-    BasicReturn,
+    BasicReturn {
+        /// As published.
+        routing_key: &'a [u8],
+    },
     /// basic.get-ok; content follows.
     BasicGetOk {
         /// For the acknowledgement.
@@ -168,7 +171,12 @@ impl<'a> BrokerMethod<'a> {
                 let (exchange, routing_key) = (r.prefixed_u8()?, r.prefixed_u8()?);
                 Self::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
             }
-            MethodId::BASIC_RETURN => Self::BasicReturn,
+            MethodId::BASIC_RETURN => {
+                r.u16()?; // reply_code
+                r.prefixed_u8()?; // reply_text
+                r.prefixed_u8()?; // exchange
+                Self::BasicReturn { routing_key: r.prefixed_u8()? }
+            }
             MethodId::BASIC_GET_OK => Self::BasicGetOk { delivery_tag: r.u64()? },
             MethodId::BASIC_GET_EMPTY => Self::BasicGetEmpty,
             MethodId::BASIC_ACK => Self::BasicAck { delivery_tag: r.u64()?, multiple: r.u8()? & 1 == 1 },

@@ -55,6 +55,8 @@ impl QueueArguments<'_> {
             }
             if let Some(messages) = self.max_length {
                 t.long("x-max-length", messages);
+                // Whatever a policy says: this one wins.
+                t.string("x-overflow", b"drop-head");
             }
             if let Some(priority) = self.max_priority {
                 t.long("x-max-priority", priority);
@@ -250,6 +252,13 @@ impl ClientMethod<'_> {
             Self::TxCommit => MethodId::TX_COMMIT,
             Self::TxRollback => MethodId::TX_ROLLBACK,
         }
+    }
+
+    /// Bytes of its frame.
+    pub fn encoded_len(&self) -> usize {
+        let mut frame = Vec::new();
+        self.encode(&mut frame, 0);
+        frame.len()
     }
 
     /// Appends a method frame.

@@ -13,17 +13,32 @@ pub struct ContentHeader<'a> {
     pub body_size: u64,
     /// `delivery_mode` 2: the message survives a restart of the broker.
     pub persistent: bool,
+    /// Its properties are small enough to be read, and are what they say.
+    pub is_readable: bool,
     headers: Table<'a>,
 }
 
+/// Bytes of a content header's payload in front of its properties.
+pub(super) const HEAD_LEN: usize = 14;
+
 impl<'a> ContentHeader<'a> {
     pub(super) fn decode(mut r: Reader<'a>) -> Result<Self, DecodeError> {
+        let unreadable = Self::unreadable(Reader::new(r.take(HEAD_LEN)?))?;
+        Ok(Self::properties(r, unreadable.1, unreadable.0.body_size).unwrap_or(unreadable.0))
+    }
+
+    /// From its first [`HEAD_LEN`] bytes, with its flags. The properties are the publisher's, and cost the subscriber nothing.
+    pub(super) fn unreadable(mut r: Reader<'_>) -> Result<(Self, u16), DecodeError> {
         let (class, weight, body_size, flags) = (r.u16()?, r.u16()?, r.u64()?, r.u16()?);
         // Bit 0 would announce a second word of flags, for properties that basic does not have. A publisher can set it all the
         // same: RabbitMQ 3.10 reads no such word and passes the header on as it came.
         if class != BASIC || weight != 0 {
             return Err(DecodeError::ContentHeader);
         }
+        Ok((Self { body_size, persistent: false, is_readable: false, headers: Table::EMPTY }, flags))
+    }
+
+    fn properties(mut r: Reader<'a>, flags: u16, body_size: u64) -> Result<Self, DecodeError> {
         let has = |bit: u16| flags >> bit & 1 == 1;
         if has(15) {
             r.prefixed_u8()?; // content_type
@@ -34,7 +49,7 @@ impl<'a> ContentHeader<'a> {
         let headers = if has(13) { Table::new(r.prefixed_u32()?) } else { Table::EMPTY };
         let persistent = has(12) && r.u8()? == 2;
         // Nothing that follows delivery_mode is used.
-        Ok(Self { body_size, persistent, headers })
+        Ok(Self { body_size, persistent, is_readable: true, headers })
     }
 
     /// The header `key` as an integer; `None` when it is absent, of another type, or the table is malformed.
@@ -65,6 +80,8 @@ pub struct Properties<'a> {
     pub mqtt_headers: Option<MqttHeaders>,
     /// Header [`RETAINED`].
     pub retained: Option<&'a [u8]>,
+    /// Header [`MOMENT`].
+    pub moment: Option<i64>,
     /// Header `CC`: a second routing key.
     pub cc: Option<&'a [u8]>,
     /// Header [`CLAIM`].
@@ -94,10 +111,14 @@ pub const RETAINED: &str = "x-leveret-retained";
 /// The header by which a connection knows its own claim to a client id from another's.
 pub const CLAIM: &str = "x-leveret-claim";
 
+/// The header of a retained message on its way to a new subscriber, beside its topic: when it was read, as the connection that reads it
+/// counts.
+pub const MOMENT: &str = "x-leveret-moment";
+
 impl Properties<'_> {
     /// Appends a content-header frame for a body of `body_size` bytes.
     pub fn encode(self, out: &mut Vec<u8>, channel: u16, body_size: u64) {
-        let Self { persistent, mqtt_headers, retained, cc, claim, priority, expires_at_once } = self;
+        let Self { persistent, mqtt_headers, retained, moment, cc, claim, priority, expires_at_once } = self;
         let has_headers = mqtt_headers.is_some() || retained.is_some() || cc.is_some() || claim.is_some();
         let flags = 1_u16 << 12
             | u16::from(has_headers) << 13
@@ -115,6 +136,9 @@ impl Properties<'_> {
                     }
                     if let Some(routing_key) = retained {
                         t.string(RETAINED, routing_key);
+                    }
+                    if let Some(moment) = moment {
+                        t.long(MOMENT, moment);
                     }
                     if let Some(routing_key) = cc {
                         t.array("CC", routing_key);

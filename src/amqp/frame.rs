@@ -1,5 +1,6 @@
 //! Frames, section 2.3.5: `type channel size payload end`.
 
+use super::content;
 use super::{BrokerMethod, ContentHeader, DecodeError, FRAME_OVERHEAD, MAX_COLLECTED};
 use crate::wire::{Reader, prefix_u32};
 
@@ -27,6 +28,8 @@ enum State {
     Body { channel: u16, left: u32 },
     /// A body frame's end octet is still to come.
     BodyEnd,
+    /// So many bytes are still to come of a header that is too large to be looked at.
+    Skipping { left: u32 },
 }
 
 /// What [`Decoder::next`] found.
@@ -44,7 +47,7 @@ pub enum Item<'a> {
     Header {
         /// Its channel.
         channel: u16,
-        /// Body size and the properties we use.
+        /// Body size and the properties we use; of one larger than [`super::MAX_COLLECTED`], which are passed over, the body size.
         header: ContentHeader<'a>,
     },
     /// A piece, never empty, of a body frame's payload.
@@ -69,6 +72,10 @@ impl Decoder {
                     *input = reader.rest();
                     match found {
                         Found::Item(item) => return Ok(Some(item)),
+                        Found::TooLarge { channel, header, left } => {
+                            self.state = State::Skipping { left };
+                            return Ok(Some(Item::Header { channel, header }));
+                        }
                         Found::BodyStarts { size: 0, .. } => self.state = State::BodyEnd,
                         Found::BodyStarts { channel, size } => {
                             self.state = State::Body { channel, left: size }
@@ -84,6 +91,15 @@ impl Decoder {
                     let left = left - n as u32;
                     self.state = if left == 0 { State::BodyEnd } else { State::Body { channel, left } };
                     return Ok(Some(Item::Body { channel, bytes }));
+                }
+                State::Skipping { left: 0 } => self.state = State::BodyEnd,
+                State::Skipping { left } => {
+                    let n = input.len().min(left as usize);
+                    let Some((_, rest)) = input.split_at_checked(n).filter(|_| n > 0) else {
+                        return Ok(None);
+                    };
+                    *input = rest;
+                    self.state = State::Skipping { left: left - n as u32 };
                 }
                 State::BodyEnd => {
                     let Some((&end, rest)) = input.split_first() else { return Ok(None) };
@@ -101,7 +117,16 @@ impl Decoder {
 /// What stands at the start of a frame.
 enum Found<'a> {
     Item(Item<'a>),
-    BodyStarts { channel: u16, size: u32 },
+    BodyStarts {
+        channel: u16,
+        size: u32,
+    },
+    /// Of a header: all but its properties, of which so many bytes follow.
+    TooLarge {
+        channel: u16,
+        header: ContentHeader<'a>,
+        left: u32,
+    },
 }
 
 fn frame_at<'a>(reader: &mut Reader<'a>) -> Result<Option<Found<'a>>, DecodeError> {
@@ -117,6 +142,11 @@ fn frame_at<'a>(reader: &mut Reader<'a>) -> Result<Option<Found<'a>>, DecodeErro
     let (_, channel, size) = (head.u8()?, head.u16()?, head.u32()?);
     if frame_type == BODY {
         return Ok(Some(Found::BodyStarts { channel, size }));
+    }
+    if size > MAX_COLLECTED - FRAME_OVERHEAD && frame_type == HEADER {
+        let Ok(head) = reader.take(content::HEAD_LEN) else { return Ok(None) };
+        let (header, _) = ContentHeader::unreadable(Reader::new(head))?;
+        return Ok(Some(Found::TooLarge { channel, header, left: size - content::HEAD_LEN as u32 }));
     }
     if size > MAX_COLLECTED - FRAME_OVERHEAD {
         return Err(DecodeError::FrameTooLarge);

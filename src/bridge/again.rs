@@ -3,24 +3,24 @@
 //! basic.nack says that a queue did not take a message which the others may have: RabbitMQ 4.3 says so of all that is on its way to a
 //! subscriber's queue when that goes with its connection, and every broker of a full queue that is told to reject. Neither is the
 //! publisher's fault, and most of the time there is no such queue any more. So a copy of what the client waits for is held until it is
-//! confirmed, as far as [`MAX_BYTES`] go, and published once or twice more. Subscribers that had the message get it again then, which
+//! confirmed, as far as [`MAX_BYTES`] go, and published again after each of [`PAUSES`]. Subscribers that had the message get it again then, which
 //! QoS 1 permits. What still is not taken is left unacknowledged, and its packet identifier is free.
 
 use std::collections::VecDeque;
 
 use super::Bridge;
 use super::channel::Role;
-use super::retained::Retained;
+use super::inflight::Nacked;
 use crate::amqp::{Address, MqttHeaders, Properties, ShortStr};
 use crate::event::Event;
-use crate::mqtt::{PacketId, Publish, QoS};
-use crate::time::Instant;
+use crate::mqtt::{Publish, QoS};
+use crate::time::{Duration, Instant};
 
 /// The most payload and keys that copies hold, in bytes. What goes beyond is not published again.
 const MAX_BYTES: usize = 128 * 1024;
 
-/// How often a message is published again.
-const ATTEMPTS: u8 = 2;
+/// After what pauses a message is published again: RabbitMQ goes on to refuse for a moment when many subscribers leave at once.
+const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_secs(1)];
 
 /// A copy of a message that is not confirmed. No `Debug`: it is the client's payload.
 pub(super) struct Draft {
@@ -28,9 +28,8 @@ pub(super) struct Draft {
     qos: QoS,
     is_retained: bool,
     payload: Vec<u8>,
-    attempts_left: u8,
-    /// What is to be kept of it, while it waits.
-    retained: Option<Retained>,
+    /// How often it was published again.
+    attempts: usize,
 }
 
 impl Draft {
@@ -60,18 +59,19 @@ impl Draft {
 #[derive(Default)]
 pub(super) struct Drafts {
     arriving: Option<Draft>,
-    waiting: VecDeque<(PacketId, Draft)>,
+    /// Each with the time when it is due, which is earlier for none behind it by more than a pause.
+    waiting: VecDeque<(Instant, Nacked)>,
 }
 
 impl Drafts {
+    /// When the next is to be published again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.front().map(|&(at, _)| at)
+    }
+
     /// Whether none waits to be published again.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
-    }
-
-    /// What is to be kept of those that are not published again.
-    pub(super) fn into_retained(self) -> impl Iterator<Item = Retained> {
-        self.waiting.into_iter().filter_map(|(_, draft)| draft.retained)
     }
 }
 
@@ -87,8 +87,7 @@ impl Bridge {
             qos: publish.qos,
             is_retained,
             payload: Vec::with_capacity(publish.payload_len as usize),
-            attempts_left: ATTEMPTS,
-            retained: None,
+            attempts: 0,
         });
         if publish.payload_len == 0 {
             self.draft_payload(&[], true);
@@ -106,36 +105,30 @@ impl Bridge {
     }
 
     /// The broker could not take a publish, or all up to it; `None` when there never was such a one.
-    pub(super) fn nacked(&mut self, number: u64, multiple: bool) -> Option<()> {
-        let (drafts, events, keeper) = (&mut self.drafts.waiting, &mut self.events, &mut self.keeper);
-        self.publications.nack(number, multiple, |id, draft, retained| match (id, draft) {
-            (Some(id), Some(mut draft)) if draft.attempts_left > 0 => {
-                draft.attempts_left -= 1;
-                draft.retained = retained;
-                drafts.push_back((id, draft));
-                true
+    pub(super) fn nacked(&mut self, now: Instant, number: u64, multiple: bool) -> Option<()> {
+        let (waiting, events, keeper) = (&mut self.drafts.waiting, &mut self.events, &mut self.keeper);
+        self.publications.nack(number, multiple, |mut nacked| {
+            if let Some(draft) = &mut nacked.draft
+                && let Some(&pause) = PAUSES.get(draft.attempts)
+            {
+                draft.attempts += 1;
+                waiting.push_back((now + pause, nacked));
+                return true;
             }
-            (id, _) => {
-                match (id, retained, keeper.as_mut()) {
-                    // Nobody waits for it, and its topic is permitted.
-                    (None, Some(message), Some(keeper)) => keeper.keep(message, None),
-                    (Some(_), Some(message), Some(keeper)) => keeper.forget(message.payload_len),
-                    _ => {}
-                }
-                if id.is_some() {
-                    events.push_back(Event::Unacknowledged);
-                }
-                false
+            events.push_back(Event::Unacknowledged);
+            if let (Some(keeper), Some(serial)) = (&mut *keeper, nacked.kept_as) {
+                keeper.disown(serial);
             }
-        })?;
-        self.keep_on(None);
-        Some(())
+            false
+        })
     }
 
     /// Publishes what waits for that, between the client's messages.
     pub(super) fn publish_again(&mut self, now: Instant) {
-        while !self.drafts.is_empty() && !self.broker.is_publishing(Role::Publish) {
-            let Some((id, mut draft)) = self.drafts.waiting.pop_front() else { return };
+        while !self.broker.is_publishing(Role::Publish)
+            && let Some((_, nacked)) = self.drafts.waiting.pop_front_if(|(at, _)| *at <= now)
+        {
+            let Some(draft) = &nacked.draft else { continue };
             let properties =
                 Draft::properties(draft.qos, false, draft.is_retained, self.broker.wants_mqtt_headers());
             let to = Address {
@@ -147,11 +140,8 @@ impl Bridge {
             self.broker.confirm(Role::Publish);
             self.broker.publish_whole(Role::Publish, to, properties, &draft.payload);
             self.events.push_back(Event::PublishedAgain);
-            self.publications.arrive_again(id, super::topic_hash(&draft.routing_key), now);
-            if let Some(message) = draft.retained.take() {
-                self.publications.retain(message);
-            }
-            self.publications.hold(draft);
+            let topic = super::topic_hash(&draft.routing_key);
+            self.publications.arrive_again(nacked, topic, now);
         }
     }
 }

@@ -27,26 +27,33 @@ pub(super) enum Notice<'a> {
     KeepDone(keep::Step),
     /// A step of the replay of retained messages is done; of a basic.get, that the queue has no message to give.
     ReplayDone(replay::Step),
-    /// A retained message, or an answer to what was asked about them: by basic.get or, with a tag, to a consumer. A `GotContent`
-    /// follows.
-    Got { consumer_tag: Option<&'a [u8]>, delivery_tag: u64 },
+    /// A retained message, or an answer to what was asked about them. A `GotContent` follows.
+    Got { delivery_tag: u64 },
     /// Its header; unless `body_size` is 0, `GotBody` follows.
     GotContent(ContentHeader<'a>),
     /// A piece of its body.
     GotBody { bytes: &'a [u8], last: bool },
-    /// No queue took a mandatory message. Its confirm follows.
-    Returned(Role),
+    /// No queue took a mandatory message. A `ReturnedContent` follows, and its confirm.
+    Returned { role: Role, routing_key: &'a [u8] },
+    /// Its header; unless `body_size` is 0, `ReturnedBody` follows.
+    ReturnedContent(ContentHeader<'a>),
+    /// A piece of its body.
+    ReturnedBody { bytes: &'a [u8], last: bool },
     /// The broker answered a probe, so the client's bytes can ride on that.
     Probed,
     /// The broker has routed what was published before it was asked.
     Routed,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
-    ChannelClosed { role: Role, why: Refused<'a>, steps: VecDeque<session::Step> },
-    /// A publisher confirm.
-    Confirmed { role: Role, number: u64, multiple: bool },
-    /// A publish, or all up to it, was not taken by some queue.
-    Nacked { role: Role, number: u64, multiple: bool },
+    ChannelClosed {
+        role: Role,
+        why: Refused<'a>,
+        steps: VecDeque<session::Step>,
+        /// The first that was awaited is a step of keeping a retained message.
+        is_keeping: bool,
+    },
+    /// A publish, or all up to it, was confirmed; or was not taken by some queue, unless it `is_taken`.
+    Confirmed { role: Role, number: u64, multiple: bool, is_taken: bool },
     /// A message's method; a `Content` follows.
     Deliver {
         consumer_tag: &'a [u8],
@@ -56,8 +63,8 @@ pub(super) enum Notice<'a> {
         is_direct: bool,
         routing_key: &'a [u8],
     },
-    /// A will is delivered back to us. Its content is passed over.
-    WillDelivered { consumer_tag: &'a [u8], delivery_tag: u64 },
+    /// A will is delivered back to us, or unless it `is_direct` a notice that concerns it. Its content is passed over.
+    WillDelivered { consumer_tag: &'a [u8], delivery_tag: u64, is_direct: bool },
     /// A consumer's queue is gone.
     Cancelled { role: Role, consumer_tag: &'a [u8] },
     /// Its header; unless `body_size` is 0, `Body` follows.
@@ -76,15 +83,13 @@ pub(super) struct BrokerSide {
     channels: [Channel; Role::ALL.len()],
     /// The channel on which a message of ours is between its header and the end of its body.
     publishing: Option<Role>,
-    /// A retained message is between its header and the end of its body on its way back to the broker.
-    relaying: bool,
     out: Vec<u8>,
     sequential: Option<Sequential>,
     frame_max: u32,
     heartbeat: u16,
     prefetch: u16,
     is_blocked: bool,
-    /// Whether messages carry the headers of RabbitMQ's MQTT plugin before 3.13.
+    /// Whether messages carry the headers of RabbitMQ's MQTT plugin before 3.13; also while the broker has not said what it is.
     wants_mqtt_headers: bool,
     probe: Probe,
 }
@@ -104,14 +109,13 @@ impl BrokerSide {
             phase: Phase::Idle,
             channels: Default::default(),
             publishing: None,
-            relaying: false,
             out: Vec::new(),
             sequential: None,
             frame_max: config.limits.frame_max,
             heartbeat: config.heartbeat,
             prefetch: config.policy.no_tenant.prefetch,
             is_blocked: false,
-            wants_mqtt_headers: false,
+            wants_mqtt_headers: true,
             probe: Probe::None,
         }
     }
@@ -199,12 +203,7 @@ impl BrokerSide {
                 let method = ClientMethod::BasicQos { prefetch_count: self.prefetch };
                 self.send_request(role, method, Awaited::Prefetch);
             }
-            Role::Keep => self.confirm(role),
-            Role::Replay => {
-                self.confirm(role);
-                // Of each queue, one message at a time.
-                self.send_request(role, ClientMethod::BasicQos { prefetch_count: 1 }, Awaited::Prefetch);
-            }
+            Role::Keep | Role::Replay => self.confirm(role),
             Role::Topology | Role::Publish | Role::Will => {}
         }
         true
@@ -258,6 +257,7 @@ impl BrokerSide {
         amqp::body(self.behind_login(), role.channel(), frame_max, bytes);
         if last {
             self.publishing = None;
+            self.answer_flow(role);
         }
     }
 
@@ -311,10 +311,12 @@ impl BrokerSide {
         if self.probe != Probe::Wanted || matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
-        let busy = [self.publishing, self.relaying.then_some(Role::Replay)];
-        let free =
-            Role::ALL.into_iter().find(|&role| self.channel(role).is_open && !busy.contains(&Some(role)));
-        // Messages are never sent on the channel for topology.
+        let publishing = self.publishing;
+        let free = Role::ALL.into_iter().find(|&role| {
+            let channel = self.channel(role);
+            channel.is_open && !channel.is_relaying && publishing != Some(role)
+        });
+        // Nothing is relayed on the channel for topology.
         self.request(free.unwrap_or(Role::Topology), ClientMethod::ChannelFlow, Awaited::Probe);
         self.probe = Probe::Sent;
     }
@@ -375,6 +377,9 @@ impl BrokerSide {
         role: Role,
         method: BrokerMethod<'a>,
     ) -> Result<Option<Notice<'a>>, Error> {
+        if self.channel(role).is_refused {
+            return self.stray(role, method);
+        }
         if !self.channel(role).is_open {
             return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Channel));
         }
@@ -391,55 +396,84 @@ impl BrokerSide {
                             routing_key,
                         },
                     ),
-                    Role::Will => (Content::Unwanted, Notice::WillDelivered { consumer_tag, delivery_tag }),
-                    Role::Replay => {
-                        (Content::Got, Notice::Got { consumer_tag: Some(consumer_tag), delivery_tag })
+                    Role::Will => {
+                        let is_direct = exchange.is_empty();
+                        (Content::Unwanted, Notice::WillDelivered { consumer_tag, delivery_tag, is_direct })
                     }
-                    Role::Topology | Role::Publish | Role::Keep => {
+                    Role::Topology | Role::Publish | Role::Keep | Role::Replay => {
                         return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Content));
                     }
                 };
                 self.announce(role, content)?;
                 Ok(Some(notice))
             }
-            BrokerMethod::BasicReturn if matches!(role, Role::Keep | Role::Replay) => {
-                self.announce(role, Content::Unwanted)?;
-                Ok(Some(Notice::Returned(role)))
+            BrokerMethod::BasicReturn { routing_key } if matches!(role, Role::Keep | Role::Replay) => {
+                let content = if role == Role::Keep { Content::Returned } else { Content::Unwanted };
+                self.announce(role, content)?;
+                Ok(Some(Notice::Returned { role, routing_key }))
             }
             BrokerMethod::BasicAck { delivery_tag, multiple } if self.confirms(role) => {
-                Ok(Some(Notice::Confirmed { role, number: delivery_tag, multiple }))
+                Ok(Some(Notice::Confirmed { role, number: delivery_tag, multiple, is_taken: true }))
             }
             BrokerMethod::BasicNack { delivery_tag, multiple } if self.confirms(role) => {
-                Ok(Some(Notice::Nacked { role, number: delivery_tag, multiple }))
+                Ok(Some(Notice::Confirmed { role, number: delivery_tag, multiple, is_taken: false }))
             }
             BrokerMethod::BasicCancel { consumer_tag } => Ok(Some(Notice::Cancelled { role, consumer_tag })),
             // To stop when asked is beyond us, and no broker we know of asks.
             BrokerMethod::ChannelFlow { active: false } => {
                 Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected))
             }
-            BrokerMethod::ChannelFlow { active } => {
-                ClientMethod::ChannelFlowOk { active }.encode(self.behind_login(), role.channel());
+            BrokerMethod::ChannelFlow { active: true } => {
+                self.channel(role).owes_flow_ok = true;
+                self.answer_flow(role);
                 Ok(None)
             }
             BrokerMethod::ChannelClose(reason) => {
                 ClientMethod::ChannelCloseOk.encode(self.behind_login(), role.channel());
+                let first = self
+                    .channel(role)
+                    .awaited
+                    .iter()
+                    .find(|it| matches!(it, Awaited::Step(_) | Awaited::Keep(_)));
+                let is_keeping = matches!(first, Some(Awaited::Keep(_)));
                 let steps = self.steps_left(role);
                 if self.publishing == Some(role) {
                     self.publishing = None;
                 }
-                if role == Role::Replay {
-                    self.relaying = false;
-                }
                 let why = Refused { code: reason.code, text: reason.text, method: reason.method };
-                Ok(Some(Notice::ChannelClosed { role, why, steps }))
+                Ok(Some(Notice::ChannelClosed { role, why, steps, is_keeping }))
             }
             answer => self.answer(role, &answer),
         }
     }
 
+    /// Answers channel.flow, once no message of ours is under way on the channel: no other frame may cut into one. AMQP 0-9-1 §4.2.6
+    fn answer_flow(&mut self, role: Role) {
+        let is_busy = self.publishing == Some(role) || self.channel(role).is_relaying;
+        if !is_busy && core::mem::take(&mut self.channel(role).owes_flow_ok) {
+            ClientMethod::ChannelFlowOk { active: true }.encode(self.behind_login(), role.channel());
+        }
+    }
+
+    /// A method on a channel that the broker has closed: RabbitMQ's goes on to deliver and to confirm until close-ok reaches it.
+    fn stray<'a>(&mut self, role: Role, method: BrokerMethod<'a>) -> Result<Option<Notice<'a>>, Error> {
+        match method {
+            BrokerMethod::ChannelOpenOk => {
+                self.channel(role).is_refused = false;
+                return self.answer(role, &method);
+            }
+            BrokerMethod::BasicDeliver { .. }
+            | BrokerMethod::BasicReturn { .. }
+            | BrokerMethod::BasicGetOk { .. } => self.announce(role, Content::Unwanted)?,
+            _ => {}
+        }
+        Ok(None)
+    }
+
     /// Forgets a channel, and tells which steps were awaited on it. A probe that is lost with it is wanted again.
     fn steps_left(&mut self, role: Role) -> VecDeque<session::Step> {
-        let awaited = core::mem::take(self.channel(role)).awaited;
+        let closed = Channel { is_refused: true, ..Channel::default() };
+        let awaited = core::mem::replace(self.channel(role), closed).awaited;
         if awaited.contains(&Awaited::Probe) {
             self.probe = Probe::Wanted;
         }
@@ -481,7 +515,7 @@ impl BrokerSide {
             Awaited::Replay(step) => match *method {
                 BrokerMethod::BasicGetOk { delivery_tag } => {
                     self.announce(role, Content::Got)?;
-                    Some(Notice::Got { consumer_tag: None, delivery_tag })
+                    Some(Notice::Got { delivery_tag })
                 }
                 _ => Some(Notice::ReplayDone(step)),
             },
@@ -500,6 +534,7 @@ impl BrokerSide {
         Ok(match content {
             Content::Delivery => Some(Notice::Content(header)),
             Content::Got => Some(Notice::GotContent(header)),
+            Content::Returned => Some(Notice::ReturnedContent(header)),
             Content::Unwanted => None,
         })
     }
@@ -513,6 +548,7 @@ impl BrokerSide {
         Ok(match content {
             Content::Delivery => Some(Notice::Body(bytes)),
             Content::Got => Some(Notice::GotBody { bytes, last: left == 0 }),
+            Content::Returned => Some(Notice::ReturnedBody { bytes, last: left == 0 }),
             Content::Unwanted => None,
         })
     }

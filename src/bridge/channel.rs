@@ -12,7 +12,7 @@ use crate::amqp::BrokerMethod;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Role {
-    /// Declares and binds.
+    /// Declares and binds, and in a transaction that comes to nothing tries whether a message may be published.
     Topology = 1,
     /// Consumers and acknowledgements.
     Consume = 2,
@@ -20,7 +20,7 @@ pub(super) enum Role {
     Publish = 3,
     /// The will: a transaction renews it.
     Will = 4,
-    /// Keeps and clears retained messages.
+    /// Keeps retained messages.
     Keep = 5,
     /// Asks for retained messages and gives them to the client.
     Replay = 6,
@@ -72,14 +72,16 @@ impl Awaited {
             Self::Probe | Self::Routed => matches!(method, B::ChannelFlowOk),
             Self::Step(step) => match step {
                 session::Step::Lock(lock::Step::Delete) => matches!(method, B::QueueDeleteOk),
-                session::Step::Lock(lock::Step::Declare) => matches!(method, B::QueueDeclareOk { .. }),
+                session::Step::Lock(lock::Step::Declare | lock::Step::Count) => {
+                    matches!(method, B::QueueDeclareOk { .. })
+                }
                 session::Step::Lock(lock::Step::Consume) => matches!(method, B::BasicConsumeOk),
                 session::Step::Delete(_) => matches!(method, B::QueueDeleteOk),
                 session::Step::Check(_) | session::Step::Declare(_) => {
                     matches!(method, B::QueueDeclareOk { .. })
                 }
                 session::Step::Consume(_) => matches!(method, B::BasicConsumeOk),
-                session::Step::Cancel(..) => matches!(method, B::BasicCancelOk),
+                session::Step::Cancel(..) | session::Step::Leave(_) => matches!(method, B::BasicCancelOk),
                 session::Step::Bind(..) => matches!(method, B::QueueBindOk),
                 session::Step::Unbind(..) => matches!(method, B::QueueUnbindOk),
             },
@@ -94,30 +96,34 @@ impl Awaited {
                 will::Step::Delete => matches!(method, B::QueueDeleteOk),
             },
             Self::Keep(step) => match step {
+                keep::Step::Select => matches!(method, B::TxSelectOk),
+                keep::Step::Trial | keep::Step::KeepTrial => matches!(method, B::TxRollbackOk),
                 keep::Step::Exchange => matches!(method, B::ExchangeDeclareOk),
-                keep::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
-                keep::Step::Bind => matches!(method, B::QueueBindOk),
+                keep::Step::Declare | keep::Step::Redeclare => matches!(method, B::QueueDeclareOk { .. }),
+                keep::Step::Bind | keep::Step::Rebind => matches!(method, B::QueueBindOk),
                 keep::Step::Delete => matches!(method, B::QueueDeleteOk),
+                keep::Step::Notice => matches!(method, B::TxCommitOk),
             },
             Self::Replay(step) => match step {
                 replay::Step::Exchange => matches!(method, B::ExchangeDeclareOk),
                 replay::Step::Declare => matches!(method, B::QueueDeclareOk { .. }),
                 replay::Step::Get => matches!(method, B::BasicGetOk { .. } | B::BasicGetEmpty),
-                replay::Step::Wait => matches!(method, B::BasicConsumeOk),
-                replay::Step::Cancel => matches!(method, B::BasicCancelOk),
             },
         }
     }
 }
 
 impl Awaited {
-    /// RabbitMQ's queue answers basic.consume, not the channel, so what was asked behind it can be answered first.
+    /// RabbitMQ's queue answers basic.consume and basic.cancel, not the channel, so what was asked behind them can be answered first.
     const fn may_be_overtaken(&self) -> bool {
         matches!(
             self,
-            Self::Step(session::Step::Consume(_) | session::Step::Lock(lock::Step::Consume))
-                | Self::Will(will::Step::Consume)
-                | Self::Replay(replay::Step::Wait)
+            Self::Step(
+                session::Step::Consume(_)
+                    | session::Step::Cancel(..)
+                    | session::Step::Leave(_)
+                    | session::Step::Lock(lock::Step::Consume)
+            ) | Self::Will(will::Step::Consume)
         )
     }
 }
@@ -141,6 +147,8 @@ pub(super) enum Content {
     Delivery,
     /// Of basic.get.
     Got,
+    /// Of a message that no queue took.
+    Returned,
     /// Nobody's: it is passed over.
     Unwanted,
 }
@@ -155,6 +163,12 @@ pub(super) struct Channel {
     /// Questions that are not answered, oldest first.
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) incoming: Incoming,
+    /// channel.flow is not answered.
+    pub(super) owes_flow_ok: bool,
+    /// The broker closed it, and has not opened it again: what it says until then was on its way.
+    pub(super) is_refused: bool,
+    /// A message that is relayed is between its header and the end of its body.
+    pub(super) is_relaying: bool,
 }
 
 impl Channel {

@@ -3,6 +3,7 @@
 use super::channel::Role;
 use super::order::Unconfirmed;
 use super::retained::keep::Keeper;
+use super::session::Session;
 use super::will::Will;
 use super::{Bridge, State};
 use crate::config::ConnectMode;
@@ -143,6 +144,9 @@ impl Bridge {
         if may_be_unread || has_last_words {
             self.broker.barrier(Role::Publish);
         }
+        if self.keeper.as_ref().is_some_and(|keeper| !keeper.is_settled()) {
+            self.broker.barrier(Role::Keep);
+        }
         self.close();
     }
 
@@ -169,7 +173,8 @@ impl Bridge {
     /// Whether all has been routed and kept, or nobody can tell any more.
     fn is_routed_as_far_as_possible(&mut self) -> bool {
         self.ask_whether_routed();
-        self.is_all_routed()
+        let has_left = !self.has_disconnected || self.session.as_ref().is_none_or(Session::is_quiet);
+        has_left && self.is_all_routed()
     }
 
     fn close(&mut self) {

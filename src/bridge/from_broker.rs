@@ -7,13 +7,13 @@ use super::channel::Role;
 use super::inflight::Confirmed;
 use super::lock;
 use super::queues::Level;
-use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
 use super::session::{Refused, Session, Step};
 use super::subscribe::{Answer, Granted};
+use super::will::Will;
 use super::{Bridge, State};
-use crate::amqp::reply_code::ACCESS_REFUSED;
-use crate::amqp::{CLAIM, ContentHeader, MethodId, PUBLISH_QOS, RETAINED};
+use crate::amqp::reply_code::{ACCESS_REFUSED, NOT_FOUND};
+use crate::amqp::{CLAIM, ContentHeader, MOMENT, MethodId, PUBLISH_QOS, RETAINED, ShortStr};
 use crate::error::{BrokerMisbehaved, Error};
 use crate::event::Event;
 use crate::metrics::Metric;
@@ -30,8 +30,8 @@ pub(super) enum Arriving {
     /// Nobody's: the rest is passed over.
     #[default]
     Unwanted,
-    /// It is a claim to the client id.
-    Claim { delivery_tag: u64 },
+    /// It is a claim to the client id; whether it came by the queue that counts.
+    Claim { delivery_tag: u64, is_current: bool },
     /// Its header is awaited.
     Announced {
         level: Level,
@@ -65,36 +65,47 @@ impl Bridge {
                 }
                 Notice::WillDone(step, messages) => {
                     if let Some(will) = &mut self.will {
-                        will.done(step, messages);
+                        will.done(step, messages, &mut self.broker);
                     }
                 }
-                Notice::WillDelivered { consumer_tag, delivery_tag } => {
+                Notice::WillDelivered { consumer_tag, delivery_tag, is_direct } => {
                     if let Some(will) = &mut self.will {
-                        will.delivered(consumer_tag, delivery_tag);
+                        will.delivered(consumer_tag, delivery_tag, is_direct, &mut self.broker);
                     }
                 }
                 Notice::KeepDone(step) => {
-                    let outcome = self.keeper.as_mut().and_then(|keeper| keeper.done(step));
-                    self.keep_on(outcome);
+                    let event = self.keeper.as_mut().and_then(|keeper| keeper.done(step));
+                    self.events.extend(event);
                 }
                 Notice::ReplayDone(step) => {
                     if let Some(replayer) = &mut self.replayer {
-                        replayer.done(now, step, &mut self.broker);
+                        let unanswered = replayer.done(now, step, &mut self.broker);
+                        self.events.extend(unanswered);
                     }
                 }
-                Notice::Returned(Role::Keep) => {
+                Notice::Returned { role: Role::Keep, routing_key } => {
                     if let Some(keeper) = &mut self.keeper {
-                        keeper.returned();
+                        keeper.returned(routing_key);
                     }
                 }
-                Notice::Returned(_) => {
+                Notice::ReturnedContent(header) => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.returned_content(published_qos(&header), header.body_size, &mut self.broker);
+                    }
+                }
+                Notice::ReturnedBody { bytes, last } => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.returned_body(bytes, last, &mut self.broker);
+                    }
+                }
+                Notice::Returned { .. } => {
                     if let Some(replayer) = &mut self.replayer {
                         replayer.returned();
                     }
                 }
-                Notice::Got { consumer_tag, delivery_tag } => {
+                Notice::Got { delivery_tag } => {
                     if let Some(replayer) = &mut self.replayer {
-                        replayer.announced(consumer_tag, delivery_tag);
+                        replayer.announced(delivery_tag);
                     }
                 }
                 Notice::GotContent(header) => self.got(&header),
@@ -103,23 +114,27 @@ impl Bridge {
                         replayer.body(bytes, last, &mut self.broker);
                     }
                 }
-                Notice::Cancelled { role: Role::Replay, consumer_tag } => {
-                    if let Some(replayer) = &mut self.replayer {
-                        replayer.cancelled(consumer_tag);
-                    }
-                }
                 Notice::Cancelled { role, consumer_tag } => match &mut self.session {
                     Some(session) if role == Role::Consume => session.cancelled(consumer_tag)?,
                     Some(_) | None => return Err(Error::QueueDeleted),
                 },
-                Notice::ChannelClosed { role, why, steps } => self.channel_closed(role, why, steps)?,
-                Notice::Confirmed { role: Role::Keep, number, .. } => {
+                Notice::ChannelClosed { role, why, steps, is_keeping } => {
+                    if role == Role::Topology {
+                        self.topology_closed_for_keeping(why, is_keeping)?;
+                    }
+                    self.channel_closed(role, why, steps, is_keeping)?;
+                }
+                Notice::Confirmed { role: Role::Publish, number, multiple, is_taken: false } => {
+                    let known = self.nacked(now, number, multiple);
+                    self.is_known(known)?;
+                }
+                Notice::Confirmed { role: Role::Keep, number, multiple, is_taken } => {
                     if let Some(keeper) = &mut self.keeper {
-                        let outcome = keeper.confirmed(number, &mut self.broker)?;
-                        self.keep_on(outcome);
+                        let outcome = keeper.confirmed(number, multiple, is_taken);
+                        self.kept(outcome);
                     }
                 }
-                Notice::Confirmed { role: Role::Replay, number, multiple } => {
+                Notice::Confirmed { role: Role::Replay, number, multiple, .. } => {
                     if let Some(replayer) = &mut self.replayer {
                         replayer.confirmed(number, multiple, &mut self.broker);
                     }
@@ -127,33 +142,27 @@ impl Bridge {
                 Notice::Confirmed { number, multiple, .. } => {
                     let (client, keeper) = (&mut self.client, &mut self.keeper);
                     let measures = &mut self.measures;
+                    let mut kept = Vec::new();
                     let known = self.publications.confirm(number, multiple, |confirmed, sent| {
                         measures.add(Metric::ConfirmTimeUs, micros(now, sent));
-                        match (confirmed, &mut *keeper) {
-                            (Confirmed::Owed(receipt), _) => client.receipt(receipt),
-                            (Confirmed::Keep(message, id), Some(keeper)) => keeper.keep(message, id),
-                            (Confirmed::Keep(..), None) => {}
+                        match confirmed {
+                            Confirmed::Owed(receipt) => client.receipt(receipt),
+                            Confirmed::Kept(serial, id) => {
+                                let is_kept = keeper.as_mut().is_none_or(|keeper| keeper.routed(serial));
+                                kept.extend(is_kept.then_some(id));
+                            }
                         }
                     });
                     self.is_known(known)?;
-                    self.keep_on(None);
-                }
-                Notice::Nacked { role: Role::Publish, number, multiple } => {
-                    let known = self.nacked(number, multiple);
-                    self.is_known(known)?;
-                }
-                Notice::Nacked { role: Role::Keep, .. } => {
-                    let outcome = self.keeper.as_mut().and_then(Keeper::nacked);
-                    self.keep_on(outcome);
-                }
-                // What an answer is worth shows when it is looked for.
-                Notice::Nacked { number, multiple, .. } => {
-                    if let Some(replayer) = &mut self.replayer {
-                        replayer.confirmed(number, multiple, &mut self.broker);
-                    }
+                    self.acknowledge_kept(kept);
                 }
                 Notice::Deliver { consumer_tag, delivery_tag, .. } if lock::is_consumer(consumer_tag) => {
-                    self.arriving = Arriving::Claim { delivery_tag };
+                    let is_current = self.session.as_ref().is_some_and(|it| it.waits_by(consumer_tag));
+                    self.arriving = Arriving::Claim { delivery_tag, is_current };
+                }
+                // Nothing else is consumed before CONNACK, which is to come first. [MQTT-3.2.0-1]
+                Notice::Deliver { .. } if self.state == State::LoggingIn => {
+                    return Err(Error::BrokerMisbehaved(BrokerMisbehaved::Unexpected));
                 }
                 // The client is not there for it any more; but what it published itself may come behind its DISCONNECT.
                 Notice::Deliver { .. } if self.state == State::Leaving && !self.has_disconnected => {
@@ -227,7 +236,13 @@ impl Bridge {
         self.ask_steps();
     }
 
-    fn channel_closed(&mut self, role: Role, why: Refused<'_>, steps: VecDeque<Step>) -> Result<(), Error> {
+    fn channel_closed(
+        &mut self,
+        role: Role,
+        why: Refused<'_>,
+        steps: VecDeque<Step>,
+        is_keeping: bool,
+    ) -> Result<(), Error> {
         let fatal = Error::BrokerClosed { code: why.code, method: why.method };
         if matches!(role, Role::Keep | Role::Replay) {
             self.retaining_refused(role, why);
@@ -237,6 +252,9 @@ impl Bridge {
         let mut steps = steps.into_iter();
         match (role, steps.next()) {
             (Role::Topology, None) => {}
+            (Role::Topology, Some(first)) if is_keeping => {
+                session.ask_again(core::iter::once(first).chain(steps));
+            }
             // The claim to the client id, which nobody answers: what was asked behind it was not looked at.
             (Role::Consume, first) if why.method == MethodId::BASIC_PUBLISH => {
                 session.ask_again(first.into_iter().chain(steps));
@@ -253,7 +271,11 @@ impl Bridge {
                     if let Some(receipt) = dropped.receipt {
                         self.client.receipt(receipt);
                     }
-                    self.forget_copies(dropped.retained);
+                    for serial in dropped.kept_as {
+                        if let Some(keeper) = &mut self.keeper {
+                            keeper.disown(serial);
+                        }
+                    }
                     if !dropped.is_certain {
                         return Err(fatal);
                     }
@@ -268,6 +290,10 @@ impl Bridge {
                     return Err(fatal);
                 }
             }
+            // Somebody deleted the place of its kept copy; it is deposited again.
+            (Role::Will, _)
+                if (why.code, why.method) == (NOT_FOUND, MethodId::QUEUE_BIND)
+                    && self.will.as_mut().is_some_and(Will::try_again) => {}
             // A publish was refused: nobody can tell any more what has been routed.
             (Role::Publish, _) => {
                 self.forget_publishes();
@@ -285,13 +311,18 @@ impl Bridge {
 
     /// Starts the PUBLISH of an announced message, or decides that there is none.
     fn deliver(&mut self, header: &ContentHeader<'_>) -> Result<(), Error> {
-        if let (Arriving::Claim { delivery_tag }, Some(session)) = (self.arriving, &mut self.session) {
+        if let (Arriving::Claim { delivery_tag, is_current }, Some(session)) =
+            (self.arriving, &mut self.session)
+        {
             self.arriving = Arriving::Unwanted;
             // A newcomer gets its claim back when we have gone.
             if self.state == State::Leaving {
                 return Ok(());
             }
-            session.claimed(header.text(CLAIM.as_bytes()))?;
+            // What was in a queue that is deleted by now tells nothing.
+            if is_current {
+                session.claimed(header.text(CLAIM.as_bytes()))?;
+            }
             self.broker.acknowledge(Role::Consume, delivery_tag);
             return Ok(());
         }
@@ -300,6 +331,11 @@ impl Bridge {
         else {
             return Ok(());
         };
+        if !header.is_readable {
+            self.events.push_back(Event::Undeliverable);
+            self.pass_over(level, delivery_tag);
+            return Ok(());
+        }
         // A retained message comes from ourselves, for the subscription that matches it. Only the default exchange is ours alone.
         let retained = header.text(RETAINED.as_bytes()).filter(|_| is_direct);
         if let (Some(replayer), None, Some(_)) =
@@ -308,9 +344,15 @@ impl Bridge {
             replayer.overtakes();
         }
         if let Some(routing_key) = retained {
-            is_topic = self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
-            is_wanted = self.may_receive(routing_key)
-                && self.replayer.as_mut().is_none_or(|replayer| replayer.overtaken.is_news(routing_key));
+            // Others can send to the queue, too, and say there what they like: no key of a message is longer.
+            is_topic = ShortStr::new(routing_key).is_some()
+                && self.config.topic_mapping.topic_name(routing_key, &mut self.topic).is_ok();
+            is_wanted = !is_topic
+                || self.may_receive(routing_key)
+                    && self.replayer.as_mut().is_none_or(|replayer| {
+                        let moment = header.integer(MOMENT.as_bytes()).unwrap_or_default();
+                        replayer.overtaken.is_news(routing_key, moment)
+                    });
         }
         if !is_wanted {
             self.pass_over(level, delivery_tag);
@@ -368,7 +410,7 @@ impl Bridge {
         }
     }
 
-    fn may_drop(&self, why: Refused<'_>) -> bool {
+    pub(super) fn may_drop(&self, why: Refused<'_>) -> bool {
         self.tenant.on_unauthorized == OnUnauthorized::Drop
             && (why.code, why.method) == (ACCESS_REFUSED, MethodId::BASIC_PUBLISH)
     }

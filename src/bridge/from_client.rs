@@ -7,26 +7,34 @@ use super::channel::{Awaited, Role};
 use super::inflight::Arrival;
 use super::order::Unconfirmed;
 use super::queues::Level;
-use super::retained::Names;
 use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
+use super::retained::{Keeping, Names};
 use super::session::Session;
 use super::subscribe::Filter;
-use super::throttle::Throttle;
+use super::throttle::{Hold, Throttle};
 use super::will::Will;
 use super::{Bridge, State, Who};
-use crate::amqp::{Address, ClientMethod, ShortStr};
+use crate::amqp::{self, Address, ClientMethod, ShortStr};
 use crate::error::{Error, Limit, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Filters, Item, Packet, PacketId, Publish, QoS, SubscribeEntries, encode};
 use crate::policy::grants::Budget;
-use crate::policy::{Admission, Denial, Message, OnUnauthorized, Verification};
+use crate::policy::{Admission, Denial, Message, OnUnauthorized, Refusal, Verification};
 use crate::time::{Duration, Instant};
 use crate::topic;
 
 /// Bytes of a user name that the broker is shown.
 const MAX_SHOWN: usize = 64;
+
+/// Bytes of the first frame that any broker takes, frame and all. AMQP 0-9-1 §4.2.2
+const FIRST_FRAME: usize = amqp::FRAME_MIN_SIZE as usize;
+
+/// Bytes of it that are not for credentials. Where `max_credentials_size` is above its default, the broker is set to take as much more.
+const BESIDE_CREDENTIALS: usize = 512;
+/// What a client may make the module hold, in bytes, while the worker is short of memory: without being read from no more.
+const MEMORY_SHARE: usize = 64 * 1024;
 
 /// The most PINGREQs that may wait for one round trip to the broker.
 const MAX_PINGS: u32 = 65_536;
@@ -34,20 +42,28 @@ const MAX_PINGS: u32 = 65_536;
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
         while self.listens_to_client() {
-            if self.must_wait(now, input)? {
+            if self.must_wait(now, input)? || (!input.is_empty() && self.throttle.ends_turn()) {
                 return Ok(());
             }
-            let before = input.len();
+            if self.adds_to_short_memory() {
+                self.throttle.spare_memory(now);
+                return Ok(());
+            }
+            let before = (*input, self.decoder);
             match self.decoder.next(input).map_err(Error::Malformed)? {
-                Some(Item::Packet(packet)) => self.packet(now, packet)?,
+                Some(Item::Packet(packet)) => self.packet(now, packet, input.len())?,
                 Some(Item::Payload { bytes, last }) => {
+                    self.keep_payload(bytes, last);
                     self.broker.publish_body(bytes, last);
                     self.draft_payload(bytes, last);
-                    self.copy_payload(bytes, last);
                 }
                 None => return Ok(()),
             }
-            self.throttle.bytes(now, before - input.len());
+            if self.throttle.hold() == Some(Hold::Keep) {
+                (*input, self.decoder) = before;
+                return Ok(());
+            }
+            self.throttle.bytes(now, before.0.len() - input.len());
         }
         // Behind a DISCONNECT nothing counts. [MQTT-3.14.4-2]
         *input = &[];
@@ -64,9 +80,9 @@ impl Bridge {
         if self.throttle.holds(now, Some(inflight).filter(|_| !self.decoder.is_in_payload()))? {
             return Ok(true);
         }
-        let waits = self.must_wait_its_turn(input);
+        let waits = self.must_wait_for_order(input);
         if waits {
-            self.throttle.wait_for_turn();
+            self.throttle.wait_for_order();
         }
         Ok(waits)
     }
@@ -81,34 +97,50 @@ impl Bridge {
         }
     }
 
+    /// Whether the worker is short of memory, and the client one of those that it went to.
+    fn adds_to_short_memory(&self) -> bool {
+        self.held > MEMORY_SHARE
+            && self.state != State::AwaitConnect
+            && !self.client_ended
+            && self.gate.is_short_of_memory()
+    }
+
     /// Whether the broker has confirmed enough.
     pub(super) fn may_send_more(&mut self) -> bool {
         let inflight = self.publications.unconfirmed();
         self.throttle.has_room(inflight)
     }
 
-    fn packet(&mut self, now: Instant, packet: Packet<'_>) -> Result<(), Error> {
+    /// A packet with so many bytes behind it.
+    fn packet(&mut self, now: Instant, packet: Packet<'_>, behind: usize) -> Result<(), Error> {
         match packet {
             Packet::Connect(connect) if self.state == State::AwaitConnect => self.connect(now, &connect)?,
             Packet::Connect(_) => return Err(Error::Misbehaved(Misbehaved::SecondConnect)),
             _ if self.state == State::AwaitConnect => return Err(Error::Misbehaved(Misbehaved::NotConnect)),
-            Packet::Publish(publish) => self.publish(now, publish)?,
+            Packet::Publish(publish) => self.publish(now, publish, behind)?,
             Packet::Puback(id) => self.puback(id),
-            // We deliver at QoS 0 and 1 only, so nobody waits for these.
+            // We deliver at QoS 0 and 1 only, so nobody waits for these; but to what is delivered, they are the wrong answer.
+            Packet::Pubrec(id) | Packet::Pubcomp(id) if self.deliveries.is_in_flight(id) => {
+                return Err(Error::Misbehaved(Misbehaved::Acknowledgement));
+            }
             Packet::Pubrec(_) | Packet::Pubcomp(_) => {}
             Packet::Pubrel(id) => {
                 if self.publications.release(id) {
                     encode::pubcomp(self.client.packet(), id);
                 }
             }
-            Packet::Subscribe(it) => self.filters(it.packet_id, true, it.entries.encoded()),
-            Packet::Unsubscribe(it) => self.filters(it.packet_id, false, it.filters.encoded()),
+            Packet::Subscribe(it) => self.filters(now, it.packet_id, true, it.entries.encoded()),
+            Packet::Unsubscribe(it) => self.filters(now, it.packet_id, false, it.filters.encoded()),
             Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
             Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
             Packet::Disconnect => {
                 self.has_disconnected = true;
                 self.events.push_back(Event::Disconnected);
                 self.withdraw_will();
+                if let Some(session) = self.session.as_mut().filter(|_| !self.client_ended) {
+                    session.leave_groups();
+                }
+                self.ask_steps();
                 self.leave(now);
             }
         }
@@ -136,12 +168,16 @@ impl Bridge {
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .collect();
-        let start_ok = ClientMethod::StartOk {
+        let said = |properties| ClientMethod::StartOk {
             connection_name: admission.client_id.as_bytes(),
-            properties: &properties,
+            properties,
             username: admission.broker_user.as_bytes(),
             password: admission.broker_pass.expose(),
         };
+        // Properties are only shown: rather without them than not at all.
+        let most = (self.config.policy.max_credentials_size + BESIDE_CREDENTIALS).max(FIRST_FRAME);
+        let start_ok = [said(&properties), said(&[])].into_iter().find(|it| it.encoded_len() <= most);
+        let start_ok = start_ok.ok_or(Error::Refused(Refusal::CredentialsUnfit))?;
         self.broker.set_prefetch(self.tenant.prefetch);
         // Before there is anything for the broker, which decides where that goes.
         self.route = self.tenant.cluster.clone();
@@ -170,7 +206,9 @@ impl Bridge {
         self.rights = Some(rights);
         self.attempt = attempt;
         self.throttle = Throttle::new(&self.tenant.quota, seat);
-        self.session = Some(Session::new(queues, has_own_id, connect.clean_session, &self.config));
+        let max_shared = self.tenant.quota.max_shared_subscriptions;
+        self.session =
+            Some(Session::new(queues, has_own_id, connect.clean_session, &self.config, max_shared));
         self.ask_steps();
         Ok(())
     }
@@ -185,31 +223,47 @@ impl Bridge {
         }
     }
 
-    fn publish(&mut self, now: Instant, publish: Publish<'_>) -> Result<(), Error> {
+    fn publish(&mut self, now: Instant, publish: Publish<'_>, behind: usize) -> Result<(), Error> {
         self.config.topic_mapping.routing_key(publish.topic, &mut self.key);
         let Some(routing_key) = ShortStr::new(&self.key) else {
             return Err(Error::Malformed(mqtt::DecodeError::TopicTooLong));
         };
-        self.throttle.message(now);
-        if let Some(Err(denial)) = self.rights.as_ref().map(|rights| {
-            rights.publish(Message {
-                topic: publish.topic,
-                routing_key: routing_key.as_bytes(),
-                qos: publish.qos,
-                retain: publish.retain,
-                payload_len: publish.payload_len,
-            })
-        }) {
+        let mut budget = Budget::default();
+        let message = Message {
+            topic: publish.topic,
+            routing_key: routing_key.as_bytes(),
+            qos: publish.qos,
+            retain: publish.retain,
+            payload_len: publish.payload_len,
+        };
+        let permitted = self.rights.as_ref().map(|rights| rights.publish(message, &mut budget));
+        self.throttle.judged(now, &budget);
+        if let Some(Err(denial)) = permitted {
+            self.throttle.message(now);
             return self.deny(&publish, denial);
         }
         let is_retained = publish.retain && self.keeper.is_some();
+        let keeps = match self.admit_to_keep(&publish, behind)? {
+            Some(Keeping::Wait) => {
+                self.throttle.hold_to_keep();
+                return Ok(());
+            }
+            Some(Keeping::Refused) => {
+                self.events.push_back(Event::Unauthorized);
+                self.acknowledge_dropped(&publish);
+                return Ok(());
+            }
+            keeps => keeps,
+        };
+        self.throttle.message(now);
         let topic = match self.tenant.on_unauthorized {
             OnUnauthorized::Disconnect => 0,
             OnUnauthorized::Drop => super::topic_hash(&self.key),
         };
         match publish.packet_id {
-            // It is kept once the broker has taken it, so once its topic is permitted. And where messages are confirmed, all are.
-            None if is_retained || self.broker.confirms(Role::Publish) => {
+            // Last words are kept by what comes behind them on the same channel, so once their topic is permitted. And where messages
+            // are confirmed, all are.
+            None if keeps == Some(Keeping::LastWords) || self.broker.confirms(Role::Publish) => {
                 self.broker.confirm(Role::Publish);
                 self.publications.arrive_unacknowledged(topic, now);
             }
@@ -236,12 +290,16 @@ impl Bridge {
         self.measures.add(bytes, publish.payload_len.into());
         let properties =
             Draft::properties(publish.qos, publish.dup, is_retained, self.broker.wants_mqtt_headers());
+        if keeps == Some(Keeping::Now) {
+            self.keep(&publish);
+        }
+        let Some(routing_key) = ShortStr::new(&self.key) else { return Ok(()) };
         let to = Address { exchange: self.tenant.exchange.as_short(), routing_key, mandatory: false };
         self.broker.publish(Role::Publish, to, properties, publish.payload_len);
         if publish.packet_id.is_some() {
             self.draft(&publish, is_retained);
         }
-        if is_retained { self.copy(&publish) } else { Ok(()) }
+        Ok(())
     }
 
     /// A PUBLISH that policy does not permit. Its payload, which follows, has nowhere to go.
@@ -251,12 +309,16 @@ impl Bridge {
         }
         let is_first = self.denied.note(denial);
         self.events.push_back(Event::PublishDenied { denial, is_first });
+        self.acknowledge_dropped(publish);
+        Ok(())
+    }
+
+    fn acknowledge_dropped(&mut self, publish: &Publish<'_>) {
         match (publish.packet_id, publish.qos) {
             (Some(id), QoS::ExactlyOnce) => encode::pubrec(self.client.packet(), id),
             (Some(id), _) => encode::puback(self.client.packet(), id),
             (None, _) => {}
         }
-        Ok(())
     }
 
     fn puback(&mut self, id: PacketId) {
@@ -265,15 +327,15 @@ impl Bridge {
         }
     }
 
-    fn filters(&mut self, id: PacketId, is_subscribe: bool, encoded: &[u8]) {
+    fn filters(&mut self, now: Instant, id: PacketId, is_subscribe: bool, encoded: &[u8]) {
         if let Some(session) = &mut self.session {
             session.subscriptions.arrive(id, is_subscribe, encoded);
         }
-        self.read_filters();
+        self.read_filters(now);
     }
 
     /// Looks at some of the filters that the client has sent, unless too many wait for the broker.
-    pub(super) fn read_filters(&mut self) {
+    pub(super) fn read_filters(&mut self, now: Instant) {
         let may_find_more = self.replayer.as_ref().is_none_or(Replayer::has_room);
         let Some(session) = self.session.as_mut().filter(|_| may_find_more) else { return };
         let Some(mut unread) = session.subscriptions.take_unread() else { return };
@@ -295,6 +357,9 @@ impl Bridge {
                     added.push((self.filter(filter), Level::Zero));
                 }
             }
+        }
+        if unread.is_read() {
+            self.throttle.judged(now, &budget);
         }
         unread.budget = budget;
         if let Some(session) = &mut self.session {
@@ -358,7 +423,7 @@ impl Bridge {
         while let Some(step) = session.next_step() {
             let (role, method) = session.method(step, self.tenant.exchange.as_short());
             self.broker.request(role, method, Awaited::Step(step));
-            session.asked(step, &mut self.broker);
         }
+        session.claim(&mut self.broker);
     }
 }

@@ -4,7 +4,6 @@ use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::again::Draft;
-use super::retained::Retained;
 use crate::mqtt::{PacketId, QoS};
 use crate::time::Instant;
 
@@ -29,8 +28,8 @@ struct Unconfirmed {
     /// A hash of its routing key, where that may come to matter.
     topic: u64,
     sent: Instant,
-    /// What is to be kept of it, before the client hears that it is taken.
-    retained: Option<Retained>,
+    /// Its number among those that are kept, without which the client does not hear that it is taken.
+    kept_as: Option<u64>,
     /// By which it can be published again.
     draft: Option<Draft>,
 }
@@ -75,8 +74,8 @@ pub(super) enum Receipt {
 /// What is to be done for a message that the broker has taken.
 pub(super) enum Confirmed {
     Owed(Receipt),
-    /// It is to be kept first; [`Publications::kept`] tells what is owed then.
-    Keep(Retained, Option<PacketId>),
+    /// Unless it is kept already, nothing is owed until then; [`Publications::kept`] tells what.
+    Kept(u64, PacketId),
 }
 
 impl Publications {
@@ -88,7 +87,7 @@ impl Publications {
             // A client that gives up a QoS 2 exchange for a new message: let it.
             Some(Stage::Received) | None => {
                 self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
-                self.arrive_again(id, topic, now);
+                self.push(Some(id), topic, now);
                 Arrival::New
             }
         }
@@ -100,12 +99,19 @@ impl Publications {
     }
 
     /// A message that has not been confirmed takes another confirm number.
-    pub(super) fn arrive_again(&mut self, id: PacketId, topic: u64, now: Instant) {
+    pub(super) fn arrive_again(&mut self, nacked: Nacked, topic: u64, now: Instant) {
+        let Nacked { id, kept_as, draft } = nacked;
         self.push(Some(id), topic, now);
+        if let Some(serial) = kept_as {
+            self.kept_as(serial);
+        }
+        if let Some(draft) = draft {
+            self.hold(draft);
+        }
     }
 
     fn push(&mut self, id: Option<PacketId>, topic: u64, sent: Instant) {
-        self.unconfirmed.push_back(Some(Unconfirmed { id, topic, sent, retained: None, draft: None }));
+        self.unconfirmed.push_back(Some(Unconfirmed { id, topic, sent, kept_as: None, draft: None }));
     }
 
     /// A copy of the message that came last is held.
@@ -121,15 +127,24 @@ impl Publications {
         self.drafted
     }
 
+    /// Whether a PUBLISH that arrives would be [`Arrival::New`].
+    pub(super) fn is_new(&self, id: PacketId, qos: QoS) -> bool {
+        match self.by_id.get(&id) {
+            Some(Stage::Puback | Stage::Pubrec | Stage::Released) => false,
+            Some(Stage::Received) => qos != QoS::ExactlyOnce,
+            None => true,
+        }
+    }
+
     /// How many wait for the broker's confirm, those that were overtaken included.
     pub(super) fn unconfirmed(&self) -> usize {
         self.unconfirmed.len()
     }
 
-    /// The PUBLISH that came last is to be kept.
-    pub(super) fn retain(&mut self, message: Retained) {
+    /// The PUBLISH that came last is kept, too.
+    pub(super) fn kept_as(&mut self, serial: u64) {
         if let Some(Some(last)) = self.unconfirmed.back_mut() {
-            last.retained = Some(message);
+            last.kept_as = Some(serial);
         }
     }
 
@@ -137,11 +152,6 @@ impl Publications {
     pub(super) fn forget_unconfirmed(&mut self) {
         self.unconfirmed = VecDeque::new();
         self.drafted = 0;
-    }
-
-    /// What is to be kept of messages that are not confirmed.
-    pub(super) fn take_retained(&mut self) -> impl Iterator<Item = Retained> + use<> {
-        core::mem::take(&mut self.unconfirmed).into_iter().flatten().filter_map(|publish| publish.retained)
     }
 
     /// A message is kept, or will not be.
@@ -174,8 +184,8 @@ impl Publications {
             let publish = slot.take();
             self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
             match publish {
-                Some(Unconfirmed { id, sent, retained: Some(message), .. }) => {
-                    confirmed(Confirmed::Keep(message, id), sent);
+                Some(Unconfirmed { id: Some(id), sent, kept_as: Some(serial), .. }) => {
+                    confirmed(Confirmed::Kept(serial, id), sent);
                 }
                 Some(Unconfirmed { id: Some(id), sent, .. }) => {
                     if let Some(receipt) = confirm_one(&mut self.by_id, id) {
@@ -189,20 +199,19 @@ impl Publications {
         Some(())
     }
 
-    /// The broker could not take publish `number`, or all up to it. Of each `again` is told, with its copy and what is to be kept of
-    /// it, and says whether it will be published again; otherwise its identifier is free. `None` when there never was such a one.
+    /// The broker could not take publish `number`, or all up to it. `again` is told of each with an identifier, and keeps what will be
+    /// published again; of the others the identifier is free. `None` when there never was such a one.
     pub(super) fn nack(
         &mut self,
         number: u64,
         multiple: bool,
-        mut again: impl FnMut(Option<PacketId>, Option<Draft>, Option<Retained>) -> bool,
+        mut again: impl FnMut(Nacked) -> bool,
     ) -> Option<()> {
         for slot in self.unconfirmed.range_mut(self.numbered(number, multiple)?) {
             let publish = slot.take();
             self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
-            if let Some(Unconfirmed { id, draft, retained, .. }) = publish
-                && !again(id, draft, retained)
-                && let Some(id) = id
+            if let Some(Unconfirmed { id: Some(id), kept_as, draft, .. }) = publish
+                && !again(Nacked { id, kept_as, draft })
             {
                 self.by_id.remove(&id);
             }
@@ -222,9 +231,11 @@ impl Publications {
             self.unconfirmed.pop_front();
             self.confirmed += 1;
         }
-        // What a burst has taken is given back to the other connections: the module's memory never shrinks.
-        if self.unconfirmed.is_empty() && self.unconfirmed.capacity() > 64 {
-            self.unconfirmed = VecDeque::new();
+        // What a burst has taken is given back to the other connections, since the module's memory never shrinks; also to a client that
+        // always has something on its way.
+        let (few, capacity) = (self.unconfirmed.len().max(16), self.unconfirmed.capacity());
+        if capacity > 4 * few {
+            self.unconfirmed.shrink_to(2 * few);
         }
     }
 
@@ -234,21 +245,30 @@ impl Publications {
         self.confirmed = 0;
         self.drafted = 0;
         let mut lost: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
-        let retained = lost.iter_mut().filter_map(|publish| publish.retained.take()).collect();
+        let kept_as = lost.iter().filter_map(|publish| publish.kept_as).collect();
         let is_only = lost.len() == 1;
         let refused = lost.iter().position(|publish| is_only || Some(publish.topic) == topic);
         let id = refused.map(|at| lost.swap_remove(at)).and_then(|publish| publish.id);
         // At QoS 0 nobody asks.
         let is_certain = lost.iter().all(|publish| publish.id.is_none());
-        Dropped { receipt: id.and_then(|id| confirm_one(&mut self.by_id, id)), retained, is_certain }
+        Dropped { receipt: id.and_then(|id| confirm_one(&mut self.by_id, id)), kept_as, is_certain }
     }
+}
+
+/// A publish that the broker could not take.
+pub(super) struct Nacked {
+    pub(super) id: PacketId,
+    /// Its number among those that are kept.
+    pub(super) kept_as: Option<u64>,
+    /// By which it can be published again.
+    pub(super) draft: Option<Draft>,
 }
 
 /// A publish that is counted as taken although it was refused.
 pub(super) struct Dropped {
     pub(super) receipt: Option<Receipt>,
-    /// What was to be kept of it, and of those that are lost with it.
-    pub(super) retained: Vec<Retained>,
+    /// The numbers, among those that are kept, of it and of those that are lost with it.
+    pub(super) kept_as: Vec<u64>,
     /// Otherwise the client waits to hear of others, of which nobody knows whether the broker took them.
     pub(super) is_certain: bool,
 }
@@ -293,6 +313,11 @@ impl Deliveries {
         None
     }
 
+    /// Whether the client is to acknowledge a delivery with this packet id.
+    pub(super) fn is_in_flight(&self, id: PacketId) -> bool {
+        self.tags.contains_key(&id)
+    }
+
     /// PUBACK arrives: the delivery to acknowledge, if there is one.
     pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<u64> {
         self.tags.remove(&id)
@@ -311,7 +336,7 @@ mod tests {
         let mut receipts = Vec::new();
         p.confirm(number, multiple, |confirmed, _| match confirmed {
             Confirmed::Owed(receipt) => receipts.push(receipt),
-            Confirmed::Keep(..) => panic!("nothing was to be kept"),
+            Confirmed::Kept(..) => panic!("nothing was to be kept"),
         })
         .map(|()| receipts)
     }
@@ -327,6 +352,17 @@ mod tests {
         assert_eq!(confirm(&mut p, 5, true), Some(vec![Receipt::Puback(id(40)), Receipt::Puback(id(50))]));
         assert_eq!(confirm(&mut p, 6, false), None, "never published");
         assert_eq!(confirm(&mut p, 0, true), None, "numbers start at 1");
+    }
+
+    #[test]
+    fn what_a_burst_takes_is_given_back_while_some_are_on_their_way() {
+        let mut p = Publications::default();
+        for n in 1..=10_000 {
+            p.arrive(id(n), QoS::AtLeastOnce, 0, Instant::ZERO);
+        }
+        confirm(&mut p, 9_999, true);
+        assert!(p.unconfirmed.capacity() <= 64, "{}", p.unconfirmed.capacity());
+        assert_eq!(confirm(&mut p, 10_000, false), Some(vec![Receipt::Puback(id(10_000))]));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The lock: a queue by which the connections of one client id follow one another.
 //!
-//! Each connection consumes it and then publishes a claim into it, a message that names the connection. Of its consumers one is
-//! active, and gets all messages: so a newcomer's claim goes to the connection that has the lock. That one does what its client has
-//! said to the end, and its will, and goes; only then the broker makes the newcomer the active consumer, and gives it the claim back,
-//! by which it knows that it has the lock.
+//! Each connection consumes it and then asks how many do. Who is the only one has the lock. Otherwise it publishes a claim into the
+//! queue, a message that names the connection. Of its consumers one is active, and gets all messages: so a newcomer's claim goes to
+//! the connection that has the lock. That one does what its client has said to the end, and its will, and goes; only then the broker
+//! makes the newcomer the active consumer, and gives it the claim back, by which it knows that it has the lock.
 //!
 //! ```text
-//!  newcomer ── declare, consume, claim ──> lock ── claim ──> holder: routes, sends its will, closes
-//!           <────────── claim ──────────────────────────────── (the broker puts back what it had not acknowledged)
+//!  newcomer ── declare, consume, count; claim ──> lock ── claim ──> holder: routes, sends its will, closes
+//!           <────────────── claim ────────────────────────────────── (the broker puts back what it had not acknowledged)
 //! ```
+//!
+//! Nothing is published where nobody has to be told: while a broker is short of memory it reads nothing more of a connection that
+//! publishes, and clients are to log in all the same.
 //!
 //! A claim ahead of one's own is that of a connection that came before, and went or waits in vain; one behind it is a newcomer's.
 //!
@@ -50,6 +53,8 @@ pub(super) enum Step {
     Delete,
     Declare,
     Consume,
+    /// How many consume it: a passive declare.
+    Count,
 }
 
 pub(super) struct Lock {
@@ -70,7 +75,9 @@ enum State {
     /// Nobody else has this client id, or the user may have no queues.
     Unneeded,
     Wanted,
-    /// It is consumed: the claim is awaited.
+    /// Others consume it, too: a claim is to be published.
+    Contested,
+    /// The claim is awaited.
     Claimed,
     Held,
     /// Somebody else's now.
@@ -93,14 +100,14 @@ impl Lock {
     }
 
     /// How it is taken.
-    pub(super) const STEPS: &'static [Step] = &[Step::Declare, Step::Consume];
+    pub(super) const STEPS: &'static [Step] = &[Step::Declare, Step::Consume, Step::Count];
 
     /// How it is taken from whoever has it.
-    const FORCE: &'static [Step] = &[Step::Delete, Step::Declare, Step::Consume];
+    const FORCE: &'static [Step] = &[Step::Delete, Step::Declare, Step::Consume, Step::Count];
 
     /// Whether there are steps to be asked or awaited.
     pub(super) const fn is_pending(&self) -> bool {
-        matches!(self.state, State::Wanted | State::Claimed)
+        matches!(self.state, State::Wanted | State::Contested | State::Claimed)
     }
 
     /// Whether another connection is waited for, to go.
@@ -109,7 +116,7 @@ impl Lock {
     }
 
     pub(super) const fn is_consumed(&self) -> bool {
-        matches!(self.state, State::Claimed | State::Held)
+        matches!(self.state, State::Contested | State::Claimed | State::Held)
     }
 
     pub(super) fn method(&self, step: Step) -> ClientMethod<'_> {
@@ -131,21 +138,27 @@ impl Lock {
                 no_ack: false,
                 exclusive: false,
             },
+            Step::Count => ClientMethod::QueueDeclare {
+                queue,
+                flags: QueueFlags { passive: true, ..QueueFlags::default() },
+                arguments: QueueArguments::default(),
+            },
         }
     }
 
-    /// The claim goes behind basic.consume.
-    pub(super) fn claim(&self, broker: &mut BrokerSide) {
-        if self.may_claim {
+    /// Tells those that have it of this connection, if it is time to.
+    pub(super) fn claim(&mut self, broker: &mut BrokerSide) {
+        if self.state == State::Contested {
+            self.state = State::Claimed;
             let properties = Properties { claim: Some(self.mark.as_bytes()), ..Properties::default() };
             broker.publish_whole(Role::Consume, Address::queue(self.name.as_short()), properties, &[]);
         }
     }
 
-    /// The broker did a step.
-    pub(super) fn done(&mut self, step: Step) {
-        if step == Step::Consume && self.state == State::Wanted {
-            self.state = if self.may_claim { State::Claimed } else { State::Held };
+    /// The broker did a step; the queue has so many consumers.
+    pub(super) const fn done(&mut self, step: Step, consumers: u32) {
+        if matches!((step, self.state), (Step::Count, State::Wanted)) {
+            self.state = if consumers > 1 && self.may_claim { State::Contested } else { State::Held };
         }
     }
 
@@ -154,13 +167,19 @@ impl Lock {
     /// # Errors
     /// When it is a newcomer's.
     pub(super) fn claimed(&mut self, mark: Option<&[u8]>) -> Result<(), Error> {
+        let is_ours = mark == Some(self.mark.as_bytes());
         match self.state {
-            // basic.consume-ok may come behind it.
-            State::Wanted | State::Claimed if mark == Some(self.mark.as_bytes()) => self.state = State::Held,
-            State::Wanted | State::Claimed => {}
+            State::Wanted | State::Contested | State::Claimed if is_ours => self.state = State::Held,
+            State::Wanted | State::Contested | State::Claimed => {}
+            State::Held if is_ours => {}
             State::Held | State::Unneeded | State::Lost => return Err(self.lost()),
         }
         Ok(())
+    }
+
+    /// Whether this is the consumer that counts.
+    pub(super) fn is_by(&self, consumer_tag: &[u8]) -> bool {
+        consumer_tag == self.consumer_tag.as_short().as_bytes()
     }
 
     /// Nobody has gone in time: the steps by which it is taken all the same.
@@ -206,7 +225,7 @@ impl Lock {
     /// # Errors
     /// When it is the one by which the lock is held: somebody else has taken over.
     pub(super) fn cancelled(&mut self, consumer_tag: &[u8]) -> Result<(), Error> {
-        if consumer_tag == self.consumer_tag.as_short().as_bytes() { Err(self.lost()) } else { Ok(()) }
+        if self.is_by(consumer_tag) { Err(self.lost()) } else { Ok(()) }
     }
 
     /// Somebody else has taken over.

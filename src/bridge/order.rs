@@ -16,6 +16,7 @@
 //! That a message has been routed is known from its confirm, or, where there are none, from the answer to what was asked behind it
 //! on its channel.
 
+use super::again::Drafts;
 use super::retained::keep::Keeper;
 use super::retained::replay::Replayer;
 use super::{Bridge, State};
@@ -35,7 +36,7 @@ pub(super) enum Unconfirmed {
 
 impl Bridge {
     /// Whether the packet of which `input` has the first byte is to wait, and what it waits for is asked for.
-    pub(super) fn must_wait_its_turn(&mut self, input: &[u8]) -> bool {
+    pub(super) fn must_wait_for_order(&mut self, input: &[u8]) -> bool {
         // What a client that has ended still says goes to the broker in one piece with its end: there is nothing to wait for.
         if self.client_ended {
             return false;
@@ -45,7 +46,7 @@ impl Bridge {
             PacketType::Publish { retain } => self.has_requests() || retain && self.is_replaying(),
             PacketType::Subscribe => self.has_many_requests(),
             PacketType::Unsubscribe => self.has_many_requests() || self.is_replaying(),
-            PacketType::Disconnect => self.has_requests(),
+            PacketType::Disconnect => self.has_requests() || self.pings.is_owed(),
             PacketType::Other => false,
         };
         let needs_routing =
@@ -69,9 +70,9 @@ impl Bridge {
     }
 
     /// Whether the packet that waits for its turn may go on now.
-    pub(super) fn may_take_its_turn(&mut self) -> bool {
+    pub(super) fn may_go_on_in_order(&mut self) -> bool {
         let buffer = core::mem::take(&mut self.from_client);
-        let waits = self.must_wait_its_turn(buffer.unparsed());
+        let waits = self.must_wait_for_order(buffer.unparsed());
         self.from_client = buffer;
         !waits
     }
@@ -93,10 +94,8 @@ impl Bridge {
     /// Nobody can tell any more what has become of the client's messages.
     pub(super) fn forget_publishes(&mut self) {
         self.lost_with_channel();
-        let drafts = core::mem::take(&mut self.drafts).into_retained();
-        let retained: Vec<_> = self.publications.take_retained().chain(drafts).collect();
         self.publications.forget_unconfirmed();
-        self.forget_copies(retained);
+        self.drafts = Drafts::default();
     }
 
     /// Whether a SUBSCRIBE or UNSUBSCRIBE waits for the broker's answers.

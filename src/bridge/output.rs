@@ -29,7 +29,7 @@ impl ClientOutput {
         encode::connack(&mut self.out, session_present, code);
         self.has_connack = true;
         if code == ConnectReturnCode::Accepted {
-            self.out.append(&mut self.waiting);
+            self.out.append(&mut core::mem::take(&mut self.waiting));
         } else {
             self.waiting.clear();
         }
@@ -55,7 +55,7 @@ impl ClientOutput {
         self.out.extend_from_slice(bytes);
         self.publish_left = self.publish_left.saturating_sub(bytes.len() as u32);
         if self.publish_left == 0 {
-            self.out.append(&mut self.waiting);
+            self.out.append(&mut core::mem::take(&mut self.waiting));
         }
     }
 

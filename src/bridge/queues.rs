@@ -6,9 +6,6 @@ use crate::config::Config;
 use crate::mqtt::QoS;
 use crate::names::QueueNames;
 
-/// The most shared subscriptions of one client.
-const MAX_SHARED: usize = 256;
-
 /// QoS of a subscription. There is a queue for each; QoS 2 is lowered to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
@@ -66,6 +63,12 @@ pub(super) enum QueueId {
     Shared(u16),
 }
 
+impl QueueId {
+    const fn is_shared(self) -> bool {
+        matches!(self, Self::Shared(_))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stage {
     #[default]
@@ -95,17 +98,22 @@ pub(super) struct Queues {
     /// Of a session that is kept, in ms.
     expires: Option<i64>,
     qos0_max_length: i64,
+    shared_max_length: i64,
+    /// The most shared subscriptions of the client.
+    max_shared: usize,
     levels: [Progress; 2],
     shared: Vec<Shared>,
 }
 
 impl Queues {
-    pub(super) fn new(names: QueueNames, is_clean: bool, config: &Config) -> Self {
+    pub(super) fn new(names: QueueNames, is_clean: bool, config: &Config, max_shared: u16) -> Self {
         Self {
             names,
             is_clean,
             expires: config.subscription_ttl.map(|ttl| ttl.as_millis() as i64),
             qos0_max_length: i64::from(config.qos0_max_length),
+            shared_max_length: i64::from(config.shared_max_length),
+            max_shared: usize::from(max_shared),
             levels: Default::default(),
             shared: Vec::new(),
         }
@@ -118,7 +126,7 @@ impl Queues {
         let name = self.names.shared(group, core::str::from_utf8(binding_key).ok()?)?;
         let number = match self.number(&name, level) {
             Some(number) => number,
-            None if self.shared.len() == MAX_SHARED => return None,
+            None if self.shared.len() >= self.max_shared => return None,
             None => {
                 let number = self.shared.len();
                 let consumer_tag = ShortText::new(&format!("share{number}"))?;
@@ -218,6 +226,12 @@ impl Queues {
         self.all().find(|&queue| self.consumer_tag(queue).as_bytes() == consumer_tag)
     }
 
+    /// The shared subscriptions that the client has.
+    pub(super) fn all_joined(&self) -> impl Iterator<Item = QueueId> {
+        let is_joined = |&queue: &QueueId| queue.is_shared() && self.progress(queue).consumed == Stage::Yes;
+        self.all().filter(is_joined)
+    }
+
     /// All queues there may be.
     pub(super) fn all(&self) -> impl Iterator<Item = QueueId> + use<> {
         let own = Level::ALL.map(QueueId::Level);
@@ -236,7 +250,7 @@ impl Queues {
             // A newcomer's consumer waits in line until the broker knows that the one before is gone and has put what it
             // had not acknowledged back in order.
             QueueId::Level(_) => arguments.single_active_consumer = true,
-            QueueId::Shared(_) => {}
+            QueueId::Shared(_) => arguments.max_length = Some(self.shared_max_length),
         }
         if queue == QueueId::Level(Level::Zero) {
             arguments.max_length = Some(self.qos0_max_length);

@@ -30,11 +30,11 @@ use crate::amqp::{
     Address, ClientMethod, ContentHeader, DeadLetter, MqttHeaders, Properties, QueueArguments, QueueFlags,
     ShortStr,
 };
-use crate::error::{Error, Limit};
-use crate::event::Event;
-use crate::mqtt::{Publish, QoS};
+use crate::error::Error;
+use crate::event::Unkept;
+use crate::mqtt::{PacketId, Publish, QoS};
 use crate::names::is_nameable;
-use keep::Outcome;
+use keep::{Admission, Outcome};
 
 /// By how many of its first words a topic can be found at most. More make questions narrower and first messages dearer.
 const DEPTH: usize = 3;
@@ -51,11 +51,13 @@ pub(super) struct Place {
     queue: ShortText,
     /// The binding key of this queue and no other.
     own_key: ShortText,
+    /// The binding key of those who are to hear that it is deleted.
+    notice_key: ShortText,
     /// The topic's routing key.
     key: Box<str>,
 }
 
-/// A message to be kept; without a payload, that there is to be none. No `Debug`: it is the client's payload.
+/// Last words to be kept; without a payload, that nothing is. No `Debug`: it is the client's payload.
 pub(super) struct Retained {
     pub(super) place: Place,
     pub(super) qos: QoS,
@@ -76,12 +78,18 @@ impl Names {
     pub(super) fn place(&self, routing_key: &[u8]) -> Option<Place> {
         let key: Box<str> = core::str::from_utf8(routing_key).ok().filter(|key| is_nameable(key))?.into();
         let queue = ShortText::new(&format!("{}{key}", self.stem))?;
-        Some(Place { queue, own_key: own_key(&key)?, key })
+        let notice_key = ShortText::new(&format!("mqtt-retained!{key}"))?;
+        Some(Place { queue, own_key: own_key(&key)?, notice_key, key })
     }
 
     /// The routing key of the topic whose message a queue keeps.
     fn topic_of<'q>(&self, queue: &'q [u8]) -> Option<&'q [u8]> {
         queue.strip_prefix(self.stem.as_bytes())
+    }
+
+    /// The routing key of the topic whose queue is bound by a key of its own.
+    fn key_of<'k>(&self, own_key: &'k [u8]) -> Option<&'k [u8]> {
+        own_key.strip_prefix(OWN_KEY.as_bytes())
     }
 
     /// exchange.declare, before anything else.
@@ -112,7 +120,26 @@ impl Names {
         }
     }
 
-    /// Keeps a message whose queue may not be there yet, or clears.
+    /// queue.bind of a queue that hears when a place is deleted.
+    pub(super) fn listen<'a>(&'a self, queue: &'a ShortText, place: &'a Place) -> ClientMethod<'a> {
+        ClientMethod::QueueBind {
+            queue: queue.as_short(),
+            exchange: self.exchange.as_short(),
+            routing_key: place.notice_key.as_short(),
+        }
+    }
+
+    /// Says that a place is deleted; to be followed by a tx.commit.
+    pub(super) fn tell(&self, place: &Place, role: Role, broker: &mut BrokerSide) {
+        let to = Address {
+            exchange: self.exchange.as_short(),
+            routing_key: place.notice_key.as_short(),
+            mandatory: false,
+        };
+        broker.publish_whole(role, to, Properties::default(), &[]);
+    }
+
+    /// Keeps last words, for which there may be no queue yet, or clears.
     fn keep(&self, message: &Retained, role: Role, broker: &mut BrokerSide) {
         let Retained { place, qos, payload, .. } = message;
         if payload.is_empty() {
@@ -156,82 +183,131 @@ impl Place {
     }
 }
 
+/// What is to be done to keep a PUBLISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// Its payload goes to its topic's queue, too, and ahead.
+    Now,
+    /// The client has ended: a copy is sent behind the message itself.
+    LastWords,
+    /// The client is to wait with it.
+    Wait,
+    /// It is not the client's to publish.
+    Refused,
+}
+
 impl Bridge {
-    /// Copies a PUBLISH that is to be kept as it passes.
-    pub(super) fn copy(&mut self, publish: &Publish<'_>) -> Result<(), Error> {
-        let Some(keeper) = &mut self.keeper else { return Ok(()) };
-        let place = keeper.names.place(&self.key);
+    /// What is to be done to keep a PUBLISH whose key is in `Bridge::key`; of its payload so many bytes are there.
+    ///
+    /// # Errors
+    /// When it is refused and that is the connection's end.
+    pub(super) fn admit_to_keep(
+        &mut self,
+        publish: &Publish<'_>,
+        behind: usize,
+    ) -> Result<Option<Keeping>, Error> {
+        let is_again = publish.packet_id.is_some_and(|id| !self.publications.is_new(id, publish.qos));
+        let Some(keeper) = self.keeper.as_mut().filter(|_| publish.retain && !is_again) else {
+            return Ok(None);
+        };
         let is_too_large = publish.payload_len > self.config.limits.retained_max_size;
-        if place.is_none() || is_too_large {
-            self.events.push_back(Event::Unkept);
-        }
-        let Some(place) = place else { return Ok(()) };
         // What was kept before is out of date either way.
-        let payload_len = if is_too_large { 0 } else { publish.payload_len as usize };
-        if !keeper.admit(payload_len) {
-            self.events.push_back(Event::Unkept);
-            return if publish.packet_id.is_some() { Err(Error::Limit(Limit::Requests)) } else { Ok(()) };
+        let clears = publish.payload_len == 0 || is_too_large;
+        if self.client_ended && !keeper.is_preparing() && !keeper.is_ready_for(&self.key, clears) {
+            return Ok(self.admit_last_words(publish, clears));
         }
-        let message =
-            Retained { place, qos: publish.qos, payload: Vec::with_capacity(payload_len), payload_len };
-        match payload_len {
-            0 => self.publications.retain(message),
-            _ => self.copying = Some(message),
+        let is_whole = behind >= publish.payload_len as usize;
+        let exchange = self.tenant.exchange.as_short();
+        let admission = keeper.admit(&self.key, (clears, is_whole), exchange, &mut self.broker);
+        let unkept = match admission {
+            Admission::Keep => return Ok(Some(Keeping::Now)),
+            Admission::Wait => return Ok(Some(Keeping::Wait)),
+            Admission::Refused => return Ok(Some(Keeping::Refused)),
+            Admission::Cleared => is_too_large.then_some(Unkept::Size),
+            Admission::Not(why) => Some(why),
+        };
+        self.events.extend(unkept.map(|why| keeper.unkept(&self.key, why)));
+        Ok(None)
+    }
+
+    /// Starts to keep a PUBLISH that was admitted.
+    pub(super) fn keep(&mut self, publish: &Publish<'_>) {
+        if let Some(keeper) = &mut self.keeper
+            && let Some(serial) = keeper.keep(&self.key, publish, &mut self.broker)
+            && publish.packet_id.is_some()
+        {
+            self.publications.kept_as(serial);
         }
-        Ok(())
     }
 
     /// A piece of a PUBLISH's payload.
-    pub(super) fn copy_payload(&mut self, bytes: &[u8], last: bool) {
-        if let Some(message) = &mut self.copying {
-            message.payload.extend_from_slice(bytes);
+    pub(super) fn keep_payload(&mut self, bytes: &[u8], last: bool) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.payload(bytes, last, &mut self.broker);
         }
-        if last && let Some(message) = self.copying.take() {
-            self.publications.retain(message);
+        if let Some(message) = self.last_words.last_mut()
+            && message.payload.len() < message.payload_len
+        {
+            message.payload.extend_from_slice(bytes);
         }
     }
 
-    /// The client goes, and perhaps its bytes have ended: what is not kept yet is sent behind the messages themselves, without
-    /// waiting for anything. If one of them is refused, the broker closes its channel and looks at nothing behind it. Whether there
-    /// was anything.
+    /// What follows the end of a client's bytes cannot be waited for; all of it is here, and short.
+    fn admit_last_words(&mut self, publish: &Publish<'_>, clears: bool) -> Option<Keeping> {
+        let place = self.keeper.as_ref()?.names.place(&self.key)?;
+        let payload_len = if clears { 0 } else { publish.payload_len as usize };
+        self.last_words.push(Retained { place, qos: publish.qos, payload: Vec::new(), payload_len });
+        Some(Keeping::LastWords)
+    }
+
+    /// The client goes, and its bytes have ended: what is not kept yet is sent behind the messages themselves, without waiting for
+    /// anything. If one of them is refused, the broker closes its channel and looks at nothing behind it. Whether there was anything.
     pub(super) fn keep_last_words(&mut self) -> bool {
-        let Some(keeper) = self.keeper.take() else { return false };
-        let (names, messages) = keeper.into_parts();
-        let mut messages = messages.chain(self.publications.take_retained()).peekable();
+        let mut messages = core::mem::take(&mut self.last_words);
+        messages.retain(|message| message.payload.len() == message.payload_len);
+        let Some(keeper) = self.keeper.as_ref().filter(|_| !messages.is_empty()) else { return false };
         // Behind a message that was broken off nothing can be said.
-        if messages.peek().is_none() || self.broker.is_publishing(Role::Publish) {
+        if self.broker.is_publishing(Role::Publish) {
             return false;
         }
-        self.broker.request(Role::Publish, names.declare(), Awaited::Keep(keep::Step::Exchange));
+        self.broker.request(Role::Publish, keeper.names.declare(), Awaited::Keep(keep::Step::Exchange));
         for message in messages {
-            names.keep(&message, Role::Publish, &mut self.broker);
+            keeper.names.keep(&message, Role::Publish, &mut self.broker);
         }
         true
     }
 
-    /// Messages are not to be kept after all, nor is one that is still arriving behind them.
-    pub(super) fn forget_copies(&mut self, messages: impl IntoIterator<Item = Retained>) {
-        let Some(keeper) = &mut self.keeper else { return };
-        for message in messages.into_iter().chain(self.copying.take()) {
-            keeper.forget(message.payload_len);
+    /// What has become of messages that were to be kept.
+    pub(super) fn kept(&mut self, outcome: Outcome) {
+        self.events.extend(outcome.events);
+        self.acknowledge_kept(outcome.owed);
+    }
+
+    /// Messages are both taken and kept.
+    pub(super) fn acknowledge_kept(&mut self, ids: Vec<PacketId>) {
+        for receipt in ids.into_iter().filter_map(|id| self.publications.kept(id)) {
+            self.client.receipt(receipt);
         }
     }
 
-    /// What has become of a kept message; then the next one.
-    pub(super) fn keep_on(&mut self, mut outcome: Option<Outcome>) {
-        let Some(keeper) = &mut self.keeper else { return };
-        loop {
-            if let Some(Outcome { event, owed }) = outcome {
-                self.events.push_back(event);
-                for receipt in owed.into_iter().filter_map(|id| self.publications.kept(id)) {
-                    self.client.receipt(receipt);
-                }
-            }
-            outcome = keeper.go_on(&mut self.broker);
-            if outcome.is_none() {
-                return;
-            }
+    /// The channel for topology was closed, `is_blamed` for something that was asked to keep a message.
+    ///
+    /// # Errors
+    /// When the client may not publish it, and that is the connection's end.
+    pub(super) fn topology_closed_for_keeping(
+        &mut self,
+        why: Refused<'_>,
+        is_blamed: bool,
+    ) -> Result<(), Error> {
+        let may_drop = self.may_drop(why);
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        match keeper.topology_closed(why.code, is_blamed) {
+            Ok(true) => keeper.prepare(self.tenant.exchange.as_short(), &mut self.broker),
+            Ok(false) => {}
+            Err(()) if may_drop => {}
+            Err(()) => return Err(Error::BrokerClosed { code: why.code, method: why.method }),
         }
+        Ok(())
     }
 
     /// The header of what basic.get had.
@@ -246,9 +322,10 @@ impl Bridge {
     pub(super) fn retaining_refused(&mut self, role: Role, why: Refused<'_>) {
         match role {
             Role::Keep => {
-                let outcome =
-                    self.keeper.as_mut().and_then(|keeper| keeper.refused(why.code, &mut self.broker));
-                self.keep_on(outcome);
+                if let Some(keeper) = &mut self.keeper {
+                    let outcome = keeper.refused(why.code);
+                    self.kept(outcome);
+                }
             }
             _ => {
                 if let Some(replayer) = &mut self.replayer {
@@ -277,7 +354,7 @@ fn question_key(binding_key: &str) -> Option<ShortText> {
 
 /// No name of a queue by any likelihood, and no client can make it one that matters: see [`Place::declare`].
 fn own_key(key: &str) -> Option<ShortText> {
-    ShortText::new(&format!("mqtt-retained={key}"))
+    ShortText::new(&format!("{OWN_KEY}{key}"))
 }
 
 fn first_words_key(key: &str, words: usize) -> Option<ShortText> {
@@ -287,6 +364,9 @@ fn first_words_key(key: &str, words: usize) -> Option<ShortText> {
     };
     ShortText::new(&format!("mqtt-retained>{}", key.get(..end)?))
 }
+
+/// What a place's own binding key starts with.
+const OWN_KEY: &str = "mqtt-retained=";
 
 /// Messages have none, which is 0.
 const QUESTION_PRIORITY: u8 = 1;

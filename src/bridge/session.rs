@@ -36,6 +36,8 @@ pub(super) enum Step {
     Declare(QueueId),
     Consume(QueueId),
     Cancel(EntryRef, QueueId),
+    /// basic.cancel of a client that goes for good.
+    Leave(QueueId),
     Bind(EntryRef, QueueId),
     Unbind(EntryRef, QueueId),
 }
@@ -66,7 +68,13 @@ pub(super) struct Session {
 
 impl Session {
     /// The session of a client that has been admitted; `has_own_id` unless its id was made for it and so nobody else's.
-    pub(super) fn new(names: QueueNames, has_own_id: bool, is_clean: bool, config: &Config) -> Self {
+    pub(super) fn new(
+        names: QueueNames,
+        has_own_id: bool,
+        is_clean: bool,
+        config: &Config,
+        max_shared: u16,
+    ) -> Self {
         let (zero, one) = (QueueId::Level(Level::Zero), QueueId::Level(Level::One));
         let mut waiting = VecDeque::new();
         if has_own_id {
@@ -80,7 +88,7 @@ impl Session {
         }
         Self {
             lock: Lock::new(names.lock.clone(), names.lock_mark.clone(), has_own_id),
-            queues: Queues::new(names, is_clean, config),
+            queues: Queues::new(names, is_clean, config, max_shared),
             subscriptions: Subscriptions::default(),
             is_clean,
             is_present: false,
@@ -135,7 +143,7 @@ impl Session {
             Step::Delete(queue @ QueueId::Shared(_)) | Step::Check(queue @ QueueId::Shared(_)) => {
                 self.queues.is_left(queue)
             }
-            Step::Delete(_) | Step::Check(_) | Step::Declare(_) | Step::Consume(_) => true,
+            Step::Delete(_) | Step::Check(_) | Step::Declare(_) | Step::Consume(_) | Step::Leave(_) => true,
             Step::Cancel(at, _) | Step::Bind(at, _) | Step::Unbind(at, _) => {
                 self.subscriptions.key(at).is_some()
             }
@@ -151,7 +159,7 @@ impl Session {
             Step::Check(queue) => self.queues.check(queue),
             Step::Declare(queue) => self.queues.declare(queue),
             Step::Consume(queue) => self.queues.consume(queue),
-            Step::Cancel(_, queue) => self.queues.cancel(queue),
+            Step::Cancel(_, queue) | Step::Leave(queue) => self.queues.cancel(queue),
             Step::Bind(at, queue) => ClientMethod::QueueBind {
                 queue: self.queues.name(queue),
                 exchange,
@@ -164,7 +172,8 @@ impl Session {
             },
         };
         // The lock is taken before anything else is consumed, and all on one channel, so that it takes one flight.
-        let on_consumers_channel = matches!(step, Step::Lock(_) | Step::Consume(_) | Step::Cancel(..));
+        let on_consumers_channel =
+            matches!(step, Step::Lock(_) | Step::Consume(_) | Step::Cancel(..) | Step::Leave(_));
         (if on_consumers_channel { Role::Consume } else { Role::Topology }, method)
     }
 
@@ -175,7 +184,7 @@ impl Session {
     pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<(), Error> {
         self.asked = self.asked.saturating_sub(1);
         match step {
-            Step::Lock(step) => self.lock.done(step),
+            Step::Lock(step) => self.lock.done(step, consumers),
             Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Delete(QueueId::Shared(_)) => {}
             // The declare behind it tells whether it is a session's.
@@ -208,6 +217,12 @@ impl Session {
                 self.waiting.push_front(Step::Check(queue));
                 // The client may have joined again meanwhile.
                 self.consume(queue);
+            }
+            Step::Leave(queue) => {
+                if let Some(progress) = self.queues.progress_mut(queue) {
+                    *progress = Progress::default();
+                }
+                self.waiting.push_front(Step::Check(queue));
             }
             Step::Bind(at, queue @ QueueId::Shared(_)) => {
                 self.subscriptions.settle_step(at);
@@ -303,9 +318,22 @@ impl Session {
             Step::Bind(at, _) => self.subscriptions.refuse(at),
             // It was not bound or consumed, or stays so: the client hears no more of it either way.
             Step::Unbind(at, _) | Step::Cancel(at, _) => self.subscriptions.settle_step(at),
-            Step::Delete(QueueId::Shared(_)) | Step::Check(QueueId::Shared(_)) => {}
+            Step::Delete(QueueId::Shared(_)) | Step::Check(QueueId::Shared(_)) | Step::Leave(_) => {}
         }
         Ok(())
+    }
+
+    /// The client goes for good: it leaves its groups, of which the last member deletes the queue. A session that is kept stays a
+    /// member.
+    pub(super) fn leave_groups(&mut self) {
+        if self.is_clean {
+            self.waiting.extend(self.queues.all_joined().map(Step::Leave));
+        }
+    }
+
+    /// Whether the broker has done all steps.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.asked == 0 && self.waiting.is_empty()
     }
 
     /// The broker refused a step of the lock, or the claim behind it.
@@ -338,6 +366,11 @@ impl Session {
         self.take_lock(steps);
     }
 
+    /// Whether it is by this consumer that claims to the client id come.
+    pub(super) fn waits_by(&self, consumer_tag: &[u8]) -> bool {
+        self.lock.is_by(consumer_tag)
+    }
+
     /// A claim to the client id is delivered to us.
     ///
     /// # Errors
@@ -346,11 +379,9 @@ impl Session {
         self.lock.claimed(mark)
     }
 
-    /// Says what belongs behind a step, which has no answer of its own.
-    pub(super) fn asked(&self, step: Step, broker: &mut BrokerSide) {
-        if step == Step::Lock(lock::Step::Consume) {
-            self.lock.claim(broker);
-        }
+    /// Claims the client id, if others have to be told.
+    pub(super) fn claim(&mut self, broker: &mut BrokerSide) {
+        self.lock.claim(broker);
     }
 
     fn give_up(&mut self, queue: QueueId) {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::dollar::DollarFilters;
 use super::queues::{Level, QueueId, Queues, Stage};
 use super::session::Step;
 use crate::amqp::ShortStr;
 use crate::mqtt::{Filters, PacketId, QoS, SUBACK_FAILURE, SubscribeEntries};
 use crate::policy::grants::Budget;
-use crate::topic;
 
 /// With so many filters that wait for the broker's answers, no further one is looked at.
 const MAX_FILTERS: usize = 256;
@@ -17,9 +17,6 @@ const SLICE: usize = 64;
 
 /// With so many filters granted, their retained messages are looked for ahead of SUBACK. [MQTT-3.8.4] permits that.
 const MAX_GRANTED: usize = 256;
-
-/// The most filters of a connection that start with `$`. With more, it gets all such topics that its queues hold.
-const MAX_DOLLAR_FILTERS: usize = 256;
 
 /// An entry of a packet that is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +52,11 @@ pub(super) struct Unread {
 }
 
 impl Unread {
+    /// Whether none is left.
+    pub(super) const fn is_read(&self) -> bool {
+        self.at == self.encoded.len()
+    }
+
     /// So many, from the front, as they are encoded.
     pub(super) fn slice(&mut self) -> &[u8] {
         let rest = self.encoded.get(self.at..).unwrap_or_default();
@@ -96,8 +98,7 @@ pub(super) struct Subscriptions {
     filters: usize,
     /// How many of them have their steps.
     planned: usize,
-    /// Binding keys, starting with `$`, of filters that this connection subscribed to.
-    dollar_filters: Vec<(Box<[u8]>, Level)>,
+    dollar: DollarFilters,
     /// Filters of this connection, where they are limited.
     counted: BTreeSet<Box<str>>,
 }
@@ -141,7 +142,7 @@ impl Subscriptions {
 
     /// Those of them that are left.
     pub(super) fn put_back(&mut self, unread: Unread) {
-        self.unread = (unread.at < unread.encoded.len()).then_some(unread);
+        self.unread = (!unread.is_read()).then_some(unread);
     }
 
     /// Whether there are filters to be looked at and no answer to wait for.
@@ -212,7 +213,9 @@ impl Subscriptions {
                     (Some(_), true) => plan.join(),
                     (Some(_), false) => Level::ALL.into_iter().for_each(|level| plan.leave(level)),
                 }
-                note_dollar_filter(&mut self.dollar_filters, entry, is_subscribe);
+                if entry.filter.group.is_none() {
+                    self.dollar.note(&entry.filter.binding_key, is_subscribe.then_some(entry.level));
+                }
             }
         }
         self.planned = self.filters;
@@ -281,8 +284,7 @@ impl Subscriptions {
 
     /// Whether a topic that starts with `$` was subscribed to at this level by a filter that does.
     pub(super) fn names_dollar_topic(&self, level: Level, routing_key: &[u8]) -> bool {
-        let is_named = |(key, at): &(Box<[u8]>, Level)| *at == level && topic::matches(key, routing_key);
-        self.dollar_filters.len() >= MAX_DOLLAR_FILTERS || self.dollar_filters.iter().any(is_named)
+        self.dollar.names(level, routing_key)
     }
 
     fn entry(&mut self, at: EntryRef) -> Option<&mut Entry> {
@@ -406,17 +408,5 @@ impl Entry {
             Level::Zero => QoS::AtMostOnce as u8,
             Level::One => QoS::AtLeastOnce as u8,
         }
-    }
-}
-
-fn note_dollar_filter(known: &mut Vec<(Box<[u8]>, Level)>, entry: &Entry, is_subscribe: bool) {
-    let Filter { binding_key, group, .. } = &entry.filter;
-    if group.is_some() || binding_key.first() != Some(&b'$') {
-        return;
-    }
-    // Another QoS replaces the one before.
-    known.retain(|(key, _)| key != binding_key);
-    if is_subscribe && known.len() < MAX_DOLLAR_FILTERS {
-        known.push((binding_key.clone(), entry.level));
     }
 }

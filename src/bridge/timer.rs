@@ -1,6 +1,7 @@
 //! When the bridge must be called although nothing happens, and why.
 
 use super::lock::PATIENCE;
+use crate::config::Limits;
 use crate::time::{Duration, Instant};
 
 /// How long the broker may take to answer connection.close before the client's connection is closed all the same.
@@ -13,6 +14,8 @@ pub enum Timer {
     Login,
     /// The connection that has the client id does not go.
     Takeover,
+    /// `packet_timeout`: a packet that has to be whole before it can be read is not.
+    Packet,
     /// The client has been silent for one and a half keep-alive times. [MQTT-3.1.2-24]
     KeepAlive,
     /// A client that was ahead of what it may do may go on.
@@ -21,6 +24,8 @@ pub enum Timer {
     Heartbeat,
     /// The will at the broker is to be renewed.
     Will,
+    /// A message that the broker could not take is to be published again.
+    Again,
     /// A retained message is to be asked for again.
     Replay,
     /// The broker does not answer connection.close.
@@ -31,6 +36,9 @@ pub enum Timer {
 
 pub(super) struct Timers {
     login: Instant,
+    packet_timeout: Duration,
+    /// For an unfinished packet.
+    packet: Option<Patience>,
     keep_alive: Option<Duration>,
     client_heard: Instant,
     heartbeat: Option<Heartbeat>,
@@ -38,6 +46,13 @@ pub(super) struct Timers {
     /// Until when another connection is waited for.
     takeover: Option<Instant>,
     linger: Instant,
+}
+
+/// What is left of a deadline: it stands still while the client is not listened to.
+#[derive(Clone, Copy)]
+enum Patience {
+    Until(Instant),
+    For(Duration),
 }
 
 /// Section 4.2.7: we send one each half interval, and give up on a broker that is silent for two.
@@ -57,11 +72,13 @@ pub(super) enum Beat {
 }
 
 impl Timers {
-    pub(super) fn new(now: Instant, login_timeout: Duration, heartbeat_seconds: u16) -> Self {
+    pub(super) fn new(now: Instant, limits: &Limits, heartbeat_seconds: u16) -> Self {
         let interval = Duration::from_secs(u64::from(heartbeat_seconds));
         let beat = Heartbeat { interval, broker_heard: now, send: now + interval / 2 };
         Self {
-            login: now + login_timeout,
+            login: now + limits.login_timeout,
+            packet_timeout: limits.packet_timeout,
+            packet: None,
             keep_alive: None,
             client_heard: now,
             heartbeat: (heartbeat_seconds > 0).then_some(beat),
@@ -79,6 +96,32 @@ impl Timers {
     /// Sets the keep-alive time of a CONNECT; 0 is none. [MQTT-3.1.2-24]
     pub(super) fn keep_alive(&mut self, seconds: u16) {
         self.keep_alive = (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1500));
+    }
+
+    /// Whether the client has left a packet unfinished after a read, and whether it had got anywhere in it. Each packet has its own
+    /// deadline; a PUBLISH's payload has none, since it is passed on as it comes.
+    pub(super) fn unfinished(&mut self, now: Instant, is_unfinished: bool, has_progressed: bool) {
+        if !is_unfinished {
+            self.packet = None;
+        } else if has_progressed || self.packet.is_none() {
+            self.packet = Some(Patience::Until(now + self.packet_timeout));
+        }
+    }
+
+    /// Whether it is the client that is waited for.
+    pub(super) fn wait_for_packet(&mut self, now: Instant, is_client: bool) {
+        self.packet = match self.packet {
+            Some(Patience::Until(at)) if !is_client => Some(Patience::For(at.since(now))),
+            Some(Patience::For(left)) if is_client => Some(Patience::Until(now + left)),
+            same => same,
+        };
+    }
+
+    pub(super) const fn packet(&self) -> Option<(Instant, Timer)> {
+        match self.packet {
+            Some(Patience::Until(at)) => Some((at, Timer::Packet)),
+            Some(Patience::For(_)) | None => None,
+        }
     }
 
     pub(super) const fn client_heard(&mut self, now: Instant) {

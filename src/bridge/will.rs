@@ -6,7 +6,8 @@
 //! refuse the delivery, which is its death as well, and delete the queue behind it: when that is answered, the will has been sent.
 //!
 //! A will that is to be retained lies in a second queue as well, whose dead messages go to where its topic's message is kept. That
-//! queue has to be there beforehand, so it may be empty.
+//! queue has to be there beforehand, so it may be empty. Whoever deletes it says so to the second queues of its topic, and each that
+//! holds such a will makes it again.
 
 use std::rc::Rc;
 
@@ -21,6 +22,9 @@ use crate::mqtt::QoS;
 
 /// How long the queue outlives its connection: the will is gone from it at once.
 const EXPIRES_MS: i64 = 10_000;
+
+/// How often a will is deposited again because the place of its kept copy was deleted at that moment.
+const ATTEMPTS: u8 = 10;
 
 /// One request to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub(super) struct Will {
     is_deposited: bool,
     /// tx.commit is not answered.
     committing: bool,
+    /// How often it may be deposited again.
+    attempts: u8,
     end: End,
 }
 
@@ -70,6 +76,8 @@ struct Keeping {
     /// The topic has a retained message.
     is_taken: bool,
     delivery: Option<u64>,
+    /// Notices that the queue is gone, not acknowledged yet.
+    notices: Vec<u64>,
 }
 
 impl Will {
@@ -83,6 +91,7 @@ impl Will {
             keeping: None,
             is_deposited: false,
             committing: false,
+            attempts: ATTEMPTS,
             end: End::Not,
         }
     }
@@ -96,6 +105,7 @@ impl Will {
             place,
             is_taken: false,
             delivery: None,
+            notices: Vec::new(),
         });
     }
 
@@ -113,21 +123,33 @@ impl Will {
         broker.publish_whole(Role::Will, trial, Properties::default(), &[]);
         broker.request(Role::Will, ClientMethod::TxRollback, Awaited::Will(Step::Rollback));
         declare(broker, &self.queue, DeadLetter { exchange, routing_key });
-        if let Some(Keeping { queue, names, place, .. }) = &self.keeping {
-            broker.request(Role::Will, names.declare(), Awaited::Will(Step::Exchange));
-            broker.request(Role::Will, place.declare(), Awaited::Will(Step::Place));
-            for binding in names.bindings(place) {
-                broker.request(Role::Will, names.bind(place, &binding), Awaited::Will(Step::Bind));
-            }
-            declare(broker, queue, names.dead_letter(place));
-        }
-        // Before the messages: with nobody to take them, they would be dead on arrival. And behind all else, since RabbitMQ's
-        // answer to a consume may come after those to what is asked behind it.
+        // Before the messages: with nobody to take them, they would be dead on arrival.
         consume(broker, &self.queue, CONSUMER_TAG);
-        if let Some(Keeping { queue, .. }) = &self.keeping {
+        if let Some(keeping) = &self.keeping {
+            let Keeping { queue, names, place, .. } = keeping;
+            broker.request(Role::Will, names.declare(), Awaited::Will(Step::Exchange));
+            declare(broker, queue, names.dead_letter(place));
             consume(broker, queue, KEEPING_TAG);
+            // Before the place is there, so that nobody can delete it unheard.
+            broker.request(Role::Will, names.listen(queue, place), Awaited::Will(Step::Bind));
+            keeping.make_place(Role::Will, broker);
         }
         self.publish(broker);
+    }
+
+    /// The broker closed the channel because somebody deleted the place of a will that is not held yet: whether it can be deposited again.
+    pub(super) fn try_again(&mut self) -> bool {
+        if self.delivery.is_some() || self.attempts == 0 {
+            return false;
+        }
+        self.attempts -= 1;
+        self.is_deposited = false;
+        self.committing = false;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.notices.clear();
+            keeping.delivery = None;
+        }
+        true
     }
 
     /// Puts a new one in place of the one that is held, in one transaction: the broker closes the channel of a consumer that
@@ -160,18 +182,48 @@ impl Will {
         self.committing = true;
     }
 
-    /// The broker delivered it back to us.
-    pub(super) fn delivered(&mut self, consumer_tag: &[u8], delivery_tag: u64) {
+    /// The broker delivered it back to us, or, unless it `is_direct`, a notice that its place is gone.
+    pub(super) fn delivered(
+        &mut self,
+        consumer_tag: &[u8],
+        delivery_tag: u64,
+        is_direct: bool,
+        broker: &mut BrokerSide,
+    ) {
         match &mut self.keeping {
-            Some(keeping) if consumer_tag == KEEPING_TAG.as_bytes() => keeping.delivery = Some(delivery_tag),
+            Some(keeping) if consumer_tag == KEEPING_TAG.as_bytes() && is_direct => {
+                keeping.delivery = Some(delivery_tag);
+            }
+            Some(keeping) if consumer_tag == KEEPING_TAG.as_bytes() => {
+                // On another channel: if it is refused, because it is deleted again, the will is to stay.
+                keeping.make_place(Role::Topology, broker);
+                keeping.notices.push(delivery_tag);
+                self.answer_notices(broker);
+            }
             Some(_) | None => self.delivery = Some(delivery_tag),
         }
     }
 
+    /// One that is left would be dead, too, and take the will's place.
+    fn answer_notices(&mut self, broker: &mut BrokerSide) {
+        let Some(keeping) = self.keeping.as_mut().filter(|it| !self.committing && !it.notices.is_empty())
+        else {
+            return;
+        };
+        for delivery_tag in core::mem::take(&mut keeping.notices) {
+            broker.acknowledge(Role::Will, delivery_tag);
+        }
+        broker.request(Role::Will, ClientMethod::TxCommit, Awaited::Will(Step::Commit));
+        self.committing = true;
+    }
+
     /// A step is done; a queue that was declared has so many messages.
-    pub(super) const fn done(&mut self, step: Step, messages: u32) {
+    pub(super) fn done(&mut self, step: Step, messages: u32, broker: &mut BrokerSide) {
         match (step, &mut self.keeping) {
-            (Step::Commit, _) => self.committing = false,
+            (Step::Commit, _) => {
+                self.committing = false;
+                self.answer_notices(broker);
+            }
             (Step::Place, Some(keeping)) => keeping.is_taken = messages > 0,
             (Step::Delete, _) => {
                 if let End::Deleting { left, .. } = &mut self.end {
@@ -200,10 +252,12 @@ impl Will {
             return;
         }
         self.delete_queues(broker, false);
-        if let Some(Keeping { place, is_taken: false, .. }) = &self.keeping {
-            // Refused if somebody has kept a message there meanwhile; nothing comes behind it.
+        if let Some(Keeping { place, names, is_taken: false, .. }) = &self.keeping {
+            // Refused if somebody has kept a message there meanwhile; then nothing behind it is looked at.
             let delete = ClientMethod::QueueDelete { queue: place.queue(), if_unused: false, if_empty: true };
             broker.request(Role::Will, delete, Awaited::Will(Step::Delete));
+            names.tell(place, Role::Will, broker);
+            broker.request(Role::Will, ClientMethod::TxCommit, Awaited::Will(Step::Commit));
             self.expect_deletes(1, false);
         }
         if ends_at_once {
@@ -270,6 +324,16 @@ impl Will {
     /// Whether it was given to the broker.
     pub(super) const fn is_deposited(&self) -> bool {
         self.is_deposited
+    }
+}
+
+impl Keeping {
+    /// Makes the queue in which the will is to be kept.
+    fn make_place(&self, role: Role, broker: &mut BrokerSide) {
+        broker.request(role, self.place.declare(), Awaited::Will(Step::Place));
+        for binding in self.names.bindings(&self.place) {
+            broker.request(role, self.names.bind(&self.place, &binding), Awaited::Will(Step::Bind));
+        }
     }
 }
 

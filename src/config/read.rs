@@ -27,6 +27,7 @@ pub(super) fn config(mut keys: Keys<'_>) -> Result<Config> {
         topic_mapping,
         subscription_ttl: subscription_ttl(keys)?,
         qos0_max_length: keys.number("qos0_max_length", 1, u32::MAX.into())?.unwrap_or(10_000) as u32,
+        shared_max_length: keys.number("shared_max_length", 1, u32::MAX.into())?.unwrap_or(10_000) as u32,
         will_refresh: millis(keys, "will_refresh", 100, 86_400_000, 900_000)?,
         limits: limits(keys)?,
         heartbeat: keys.number("heartbeat", 0, 3600)?.unwrap_or(30) as u16,
@@ -76,8 +77,9 @@ fn limits(keys: &mut Keys<'_>) -> Result<Limits> {
             65_536,
         )?,
         max_packet_size_authenticated: size("max_packet_size_authenticated", 128, largest, 16_777_216)?,
-        retained_max_size: size("retained_max_size", 0, 1 << 20, 65_536)?,
+        retained_max_size: size("retained_max_size", 0, 268_435_455, 1 << 20)?,
         frame_max: size("frame_max", amqp::FRAME_MIN_SIZE.into(), 1 << 24, 131_072)?,
+        packet_timeout: millis(keys, "packet_timeout", 1000, 86_400_000, 60_000)?,
         login_timeout: millis(keys, "login_timeout", 100, 3_600_000, 10_000)?,
     })
 }
@@ -91,6 +93,7 @@ fn policy(keys: &mut Keys<'_>, terms: &Terms) -> Result<Policy> {
         terms.check(&no_tenant, keys)?;
     }
     Ok(Policy {
+        max_memory: keys.number("max_memory", 1 << 24, 1 << 30)?.unwrap_or(768 << 20) as usize,
         tenants,
         no_tenant: Rc::new(no_tenant),
         require_tenant,

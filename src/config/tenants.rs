@@ -10,7 +10,7 @@ use crate::amqp::ShortText;
 use crate::mqtt::{self, QoS};
 use crate::names::is_nameable;
 use crate::policy::pattern::{AddressRange, Glob};
-use crate::policy::{Credentials, Match, OnUnauthorized, Quota, Rate, Tenant, Tenants};
+use crate::policy::{Credentials, Match, OnUnauthorized, Quota, Rate, Tenant, Tenants, WithoutPassword};
 use crate::secret::Secret;
 use crate::topic::TopicMapping;
 
@@ -73,6 +73,12 @@ impl Terms {
             cluster: cluster(keys, "cluster")?.or(base.cluster),
             allow_anonymous,
             anonymous,
+            without_password: keys
+                .word(
+                    "username_without_password",
+                    &[("refuse", WithoutPassword::Refuse), ("pass_over", WithoutPassword::PassOver)],
+                )?
+                .unwrap_or(base.without_password),
             loopback_users: match keys.list("loopback_users")? {
                 Some(list) => {
                     let users = list.into_iter().map(|user| user.text().map(String::into_boxed_str));
@@ -138,6 +144,7 @@ pub(super) fn default_terms(index: usize) -> Tenant {
         cluster: None,
         allow_anonymous: true,
         anonymous: Rc::new(Credentials { username: "guest".into(), password: Secret::new(b"guest") }),
+        without_password: WithoutPassword::default(),
         loopback_users: Rc::new(BTreeSet::from(["guest".into()])),
         ssl_cert_login: false,
         users: None,
@@ -243,6 +250,9 @@ fn quota(keys: &mut Keys<'_>, base: Quota) -> Result<Quota> {
         max_inflight: limit("max_inflight", u16::MAX.into())?.map(|most| most as u16).or(base.max_inflight),
         max_topic_levels: limit("max_topic_levels", 128)?.map(|most| most as u8).or(base.max_topic_levels),
         max_subscriptions: limit("max_subscriptions", u32::MAX)?.or(base.max_subscriptions),
+        max_shared_subscriptions: limit("max_shared_subscriptions", 65_535)?
+            .map(|most| most as u16)
+            .unwrap_or(base.max_shared_subscriptions),
         max_payload_size: keys
             .number("max_payload_size", 0, mqtt::MAX_REMAINING_LENGTH.into())?
             .map(|most| most as u32)

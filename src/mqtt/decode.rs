@@ -15,6 +15,7 @@ pub const MAX_COLLECTED: u32 = 256 * 1024;
 ///
 /// How the stream is split into calls never changes what comes out: [`Decoder::next`] takes a packet off the front of its input
 /// when the packet (of a PUBLISH: its head) is whole, and nothing otherwise.
+#[derive(Clone, Copy)]
 pub struct Decoder {
     /// Told by CONNECT; decides what 3.1 allows and 3.1.1 does not.
     version: Version,
@@ -174,7 +175,7 @@ pub enum DecodeError {
     TopicName,
     /// A topic name longer than [`MAX_TOPIC`].
     TopicTooLong,
-    /// A SUBSCRIBE or UNSUBSCRIBE without a filter. [MQTT-3.8.3-3] [MQTT-3.10.3-2]
+    /// A SUBSCRIBE or UNSUBSCRIBE without a filter, or with an empty one. [MQTT-3.8.3-3] [MQTT-3.10.3-2] [MQTT-4.7.3-1]
     NoFilter,
     /// CONNECT names another protocol. [MQTT-3.1.2-1]
     ProtocolName,
@@ -243,7 +244,7 @@ impl Decoder {
                 return Err(DecodeError::PacketTooLarge);
             }
             let Ok(body) = reader.take(header.remaining_length as usize) else { return Ok(None) };
-            whole(header.packet_type, Reader::new(body))?
+            whole(&header, Reader::new(body))?
         };
         *input = reader.rest();
         Ok(Some(Item::Packet(packet)))
@@ -294,14 +295,16 @@ impl FixedHeader {
 
 /// Table 2.2, judged on the first byte so that garbage is refused at once.
 fn check_flags(packet_type: u8, flags: u8, version: Version) -> Result<(), DecodeError> {
-    let expected = match packet_type {
-        PUBLISH => return Ok(()),
-        CONNECT | PUBACK | PUBREC | PUBCOMP | PINGREQ | DISCONNECT => 0,
-        PUBREL | SUBSCRIBE | UNSUBSCRIBE => 0b0010,
+    // MQTT 3.1 says of most flags that they are not used, and of no flag that it must be 0: of the last three, only the QoS counts, and
+    // DUP is set when they are sent again.
+    let (expected, unused) = match packet_type {
+        // It is the protocol's version that decides, and that is behind them.
+        PUBLISH | CONNECT => return Ok(()),
+        PUBACK | PUBREC | PUBCOMP | PINGREQ | DISCONNECT => (0, 0b1111),
+        PUBREL | SUBSCRIBE | UNSUBSCRIBE => (0b0010, 0b1001),
         _ => return Err(DecodeError::PacketType),
     };
-    // MQTT 3.1, section 2.1: these three may carry DUP when they are sent again.
-    let ignored = if version == Version::V31 && expected != 0 { 0b1000 } else { 0 };
+    let ignored = if version == Version::V31 { unused } else { 0 };
     if flags & !ignored == expected { Ok(()) } else { Err(DecodeError::Flags) }
 }
 
@@ -332,9 +335,16 @@ fn publish_head<'a>(
 }
 
 /// Reads a packet of which all bytes are there.
-fn whole(packet_type: u8, mut body: Reader<'_>) -> Result<Packet<'_>, DecodeError> {
-    let packet = match packet_type {
-        CONNECT => Packet::Connect(connect(&mut body)?),
+fn whole<'a>(header: &FixedHeader, mut body: Reader<'a>) -> Result<Packet<'a>, DecodeError> {
+    let packet = match header.packet_type {
+        CONNECT => {
+            let connect = connect(&mut body)?;
+            // [MQTT-2.2.2-2]
+            if header.flags != 0 && connect.version == Version::V311 {
+                return Err(DecodeError::Flags);
+            }
+            Packet::Connect(connect)
+        }
         PUBACK => Packet::Puback(packet_id(&mut body)?),
         PUBREC => Packet::Pubrec(packet_id(&mut body)?),
         PUBREL => Packet::Pubrel(packet_id(&mut body)?),
@@ -396,7 +406,7 @@ fn subscribe<'a>(body: &mut Reader<'a>) -> Result<Subscribe<'a>, DecodeError> {
         return Err(DecodeError::NoFilter);
     }
     while !body.is_empty() {
-        utf8_string(body)?;
+        topic_filter(body)?;
         QoS::from_bits(body.u8()?).ok_or(DecodeError::QoS)?;
     }
     Ok(Subscribe { packet_id, entries })
@@ -409,7 +419,7 @@ fn unsubscribe<'a>(body: &mut Reader<'a>) -> Result<Unsubscribe<'a>, DecodeError
         return Err(DecodeError::NoFilter);
     }
     while !body.is_empty() {
-        utf8_string(body)?;
+        topic_filter(body)?;
     }
     Ok(Unsubscribe { packet_id, filters })
 }
@@ -453,6 +463,12 @@ impl<'a> Iterator for Filters<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         utf8_string(&mut self.0).ok()
     }
+}
+
+/// Where its wildcards stand is for SUBACK to say. [MQTT-4.7.3-1]
+fn topic_filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
+    let filter = utf8_string(reader)?;
+    if filter.is_empty() { Err(DecodeError::NoFilter) } else { Ok(filter) }
 }
 
 fn packet_id(reader: &mut Reader<'_>) -> Result<PacketId, DecodeError> {
@@ -505,7 +521,7 @@ impl fmt::Display for DecodeError {
             Self::Utf8 => "string is not UTF-8, or holds U+0000 or a non-character",
             Self::TopicName => "topic name is empty or holds a wildcard",
             Self::TopicTooLong => "topic name is longer than 255 bytes",
-            Self::NoFilter => "no topic filter",
+            Self::NoFilter => "no topic filter, or an empty one",
             Self::ProtocolName => "protocol name is not MQTT's",
             Self::ProtocolLevel => "protocol level is neither 3.1 nor 3.1.1",
             Self::ReservedFlag => "CONNECT's reserved flag is set",

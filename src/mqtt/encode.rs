@@ -12,11 +12,16 @@ const fn publish_head_len(topic: &str, has_packet_id: bool) -> usize {
     2 + topic.len() + if has_packet_id { 2 } else { 0 }
 }
 
-/// Whether a PUBLISH with this topic and payload fits the protocol's largest remaining length.
+/// Whether a PUBLISH with this topic and payload can be written: the topic has a length of two bytes, and all of it fits the protocol's
+/// largest remaining length.
 pub fn publish_fits(topic: &str, has_packet_id: bool, payload_len: u64) -> bool {
-    payload_len.saturating_add(publish_head_len(topic, has_packet_id) as u64)
-        <= u64::from(MAX_REMAINING_LENGTH)
+    topic.len() <= MAX_STRING
+        && payload_len.saturating_add(publish_head_len(topic, has_packet_id) as u64)
+            <= u64::from(MAX_REMAINING_LENGTH)
 }
+
+/// The most bytes of a string, section 1.5.3.
+const MAX_STRING: usize = u16::MAX as usize;
 
 /// What goes into a PUBLISH ahead of its payload, section 3.3.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +30,7 @@ pub struct PublishHead<'a> {
     pub delivery: Delivery,
     /// The message is a retained one, sent because of a new subscription.
     pub retain: bool,
-    /// At most 65,535 bytes.
+    /// At most 65,535 bytes; the caller has asked [`publish_fits`].
     pub topic: &'a str,
     /// Bytes that will follow; the caller has asked [`publish_fits`].
     pub payload_len: u32,
@@ -138,5 +143,7 @@ mod tests {
         assert!(!publish_fits("t", true, most + 1));
         assert!(publish_fits("t", false, most + 2));
         assert!(!publish_fits("t", false, u64::MAX));
+        assert!(publish_fits(&"t".repeat(65_535), true, 0));
+        assert!(!publish_fits(&"t".repeat(65_536), true, 0));
     }
 }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::brake::Attempt;
 use super::gate::{Gate, Seat};
+use super::grants::Budget;
 use super::permissions::Expression;
 use super::rights::{Denial, Message, Rights};
 use super::tenant::{Credentials, Said, Tenant};
@@ -15,7 +16,7 @@ use super::variables::Values;
 use super::vhost::VhostSource;
 use super::{Certificate, NameFrom, Peer};
 use crate::amqp::ShortText;
-use crate::mqtt::{Connect, ConnectReturnCode};
+use crate::mqtt::{Connect, ConnectReturnCode, Version};
 use crate::names::QueueNames;
 use crate::secret::Secret;
 use crate::time::Instant;
@@ -53,7 +54,7 @@ pub struct Admission {
 pub enum Refusal {
     /// No tenant's, and `require_tenant`.
     NoTenant,
-    /// No client id, and a session to be kept. [MQTT-3.1.3-8]
+    /// No client id, and a session to be kept [MQTT-3.1.3-8], or MQTT 3.1, which always has one.
     ClientIdMissing,
     /// Another client id than its certificate's.
     ClientIdForeign,
@@ -61,9 +62,10 @@ pub enum Refusal {
     ClientIdPattern,
     /// The client id makes a queue name of more than 255 bytes, or has a line break.
     ClientIdUnfit,
-    /// No credentials, or half of them, or an empty password, and `allow_anonymous` does not help.
+    /// No credentials, or half of them, or an empty password, and neither `allow_anonymous` nor `username_without_password` helps.
     CredentialsMissing,
-    /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`.
+    /// A NUL in the password, which SASL PLAIN cannot carry, or more than `max_credentials_size`, or too much for the broker together
+    /// with the client id.
     CredentialsUnfit,
     /// Too many wrong passwords from this address or for this user.
     Guessing,
@@ -85,6 +87,8 @@ pub enum Refusal {
     Will(Denial),
     /// `max_connections` of the tenant.
     Connections,
+    /// `max_memory`: the worker has no room for another client.
+    Memory,
 }
 
 /// Whether a password is looked at.
@@ -121,6 +125,10 @@ impl Gate {
         tenant: &Rc<Tenant>,
         verification: Verification,
     ) -> Result<Admission, Refusal> {
+        if self.is_short_of_memory() {
+            self.refused_for_memory.set(true);
+            return Err(Refusal::Memory);
+        }
         let policy = &*self.policy;
         let certificate_name = self.certificate_name(peer);
         let own_id = self.client_id(peer, connect)?;
@@ -231,7 +239,10 @@ impl Gate {
         match (connect.client_id, name) {
             ("", Some(name)) => Ok(Some(name)),
             (id, Some(name)) if *id != *name => Err(Refusal::ClientIdForeign),
-            ("", None) if !connect.clean_session => Err(Refusal::ClientIdMissing),
+            // MQTT 3.1 has it from 1 to 23 characters long.
+            ("", None) if !connect.clean_session || connect.version == Version::V31 => {
+                Err(Refusal::ClientIdMissing)
+            }
             ("", None) => Ok(None),
             (id, _) => Ok(Some(id.into())),
         }
@@ -248,7 +259,7 @@ impl Gate {
     ) -> Result<Identity<'a>, Refusal> {
         let policy = &*self.policy;
         let anonymous = tenant.allow_anonymous.then_some(&*tenant.anonymous);
-        let (said, password) = match (connect.username, connect.password) {
+        let (said, password) = match tenant.without_password.credentials(connect) {
             (Some(username), Some(password)) => (username, Some(password)),
             (None, None) => match (certificate_name.filter(|_| tenant.ssl_cert_login), anonymous) {
                 (Some(name), _) => (name, None),
@@ -343,7 +354,7 @@ impl Gate {
             retain: will.retain,
             payload_len: will.payload.len() as u32,
         };
-        rights.publish(message).map(|_| ()).map_err(Refusal::Will)
+        rights.publish(message, &mut Budget::default()).map(|_| ()).map_err(Refusal::Will)
     }
 }
 
@@ -367,6 +378,7 @@ impl Refusal {
             | Self::VhostAccess
             | Self::Will(_)
             | Self::Connections => ConnectReturnCode::NotAuthorized,
+            Self::Memory => ConnectReturnCode::ServerUnavailable,
         }
     }
 }
@@ -375,12 +387,14 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoTenant => "belongs to no tenant",
-            Self::ClientIdMissing => "no client id, but a session to keep",
+            Self::ClientIdMissing => "no client id, but a session to keep, or MQTT 3.1",
             Self::ClientIdForeign => "client id is not the certificate's",
             Self::ClientIdPattern => "client id does not match client_id_pattern",
             Self::ClientIdUnfit => "client id makes no name of a queue: too long, or with a line break",
             Self::CredentialsMissing => "credentials are missing",
-            Self::CredentialsUnfit => "user name and password are too long or hold U+0000",
+            Self::CredentialsUnfit => {
+                "user name and password are too long, by themselves or with the client id, or hold U+0000"
+            }
             Self::Guessing => "too many wrong passwords from this address or for this user",
             Self::UnknownUser => "no such user",
             Self::WrongPassword => "wrong password",
@@ -391,6 +405,7 @@ impl fmt::Display for Refusal {
             Self::VhostAccess => "user has no permissions in the virtual host",
             Self::Will(denial) => return write!(f, "will may not be published: {}", denial.text()),
             Self::Connections => "tenant has max_connections already",
+            Self::Memory => "worker is short of memory (max_memory)",
         })
     }
 }

@@ -19,6 +19,11 @@ pub struct Gate {
     /// By a tenant's index.
     used: Box<[Used]>,
     renew_at: Cell<Instant>,
+    /// Bytes of the host's memory that are in use.
+    memory: Cell<usize>,
+    pub(super) refused_for_memory: Cell<bool>,
+    /// When the next word may be said of that.
+    warn_at: Cell<Instant>,
 }
 
 /// What a tenant uses of its limits.
@@ -45,6 +50,9 @@ impl Gate {
             worker,
             used,
             renew_at: Cell::new(Instant::ZERO),
+            memory: Cell::new(0),
+            refused_for_memory: Cell::new(false),
+            warn_at: Cell::new(Instant::ZERO),
         }
     }
 
@@ -62,6 +70,26 @@ impl Gate {
         for seats in self.used.iter().filter_map(|used| used.seats.as_ref()) {
             seats.renew(&*self.shared, self.worker);
         }
+    }
+
+    /// So many bytes of the host's memory are in use: to be told before the bytes of a client. A host that cannot tell never does.
+    pub fn handle_memory(&self, in_use: usize) {
+        self.memory.set(in_use);
+    }
+
+    /// Whether more is in use than `max_memory`: then nobody new is let in, and who adds to it is not read from.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.memory.get() > self.policy.max_memory
+    }
+
+    /// How many bytes are in use, once a while, when clients have been refused for it.
+    pub fn poll_memory_warning(&self, now: Instant) -> Option<usize> {
+        let is_due = self.refused_for_memory.get() && now >= self.warn_at.get();
+        is_due.then(|| {
+            self.refused_for_memory.set(false);
+            self.warn_at.set(now + MEMORY_WARNINGS);
+            self.memory.get()
+        })
     }
 
     /// A place among a tenant's connections; `None` when all are taken.
@@ -131,3 +159,6 @@ impl Used {
         }
     }
 }
+
+/// The least time between two of them.
+const MEMORY_WARNINGS: Duration = Duration::from_secs(10);

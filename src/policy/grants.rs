@@ -38,29 +38,45 @@ pub enum Decision {
     TooComplex,
 }
 
-/// How many places decisions may still come to. One serves for all filters of a packet: some hundred with 1,000 entries each, or
-/// thousands that are to the point.
+/// How many places decisions may still come to. One serves for all filters of a packet: some dozens that come to 1,000 entries each, or
+/// thousands that are to the point. Whoever has none left is refused at once.
 pub struct Budget(usize);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(262_144)
+        Self(Self::MOST)
+    }
+}
+
+impl Budget {
+    /// That of a packet: about ten milliseconds.
+    pub const MOST: usize = 65_536;
+
+    /// What has been taken of it.
+    pub const fn spent(&self) -> usize {
+        Self::MOST.saturating_sub(self.0)
+    }
+
+    /// Takes as much before it is done.
+    fn spend(&mut self, places: usize) -> Result<(), TooComplex> {
+        let left = self.0.checked_sub(places);
+        self.0 = left.unwrap_or_default();
+        left.map(drop).ok_or(TooComplex)
     }
 }
 
 impl Grants {
-    /// Whether a message with this routing key may be published.
-    pub fn publish(&self, routing_key: &[u8], values: &Values) -> Decision {
+    /// Whether a message with this routing key may be published; what it takes comes off `budget`.
+    pub fn publish(&self, routing_key: &[u8], values: &Values, budget: &mut Budget) -> Decision {
         if self.is_unrestricted() {
             return Decision::Unrestricted;
         }
         let words = || routing_key.split(|&byte| byte == b'.').map(Token::Word);
-        let mut budget = Budget::default();
-        let find = |entries: &Entries, reading| entries.find(words(), reading, values, &mut budget);
+        let find = |entries: &Entries, reading| entries.find(words(), reading, values, budget);
         self.decide(find)
     }
 
-    /// Whether all that this binding key can match may be received; what it takes comes off `budget`.
+    /// The same for all that a binding key can match, which is to be received.
     pub fn subscribe(&self, binding_key: &[u8], values: &Values, budget: &mut Budget) -> Decision {
         if self.is_unrestricted() {
             return Decision::Unrestricted;
@@ -127,7 +143,7 @@ mod tests {
     fn publish(grants: &Grants, topic: &str, client_id: &str) -> bool {
         let mut key = Vec::new();
         TopicMapping::Rabbitmq.routing_key(topic, &mut key);
-        grants.publish(&key, &client(client_id)).is_permitted()
+        grants.publish(&key, &client(client_id), &mut Budget::default()).is_permitted()
     }
 
     fn subscribe(grants: &Grants, filter: &str) -> bool {
@@ -161,11 +177,14 @@ mod tests {
     #[test]
     fn the_decision_names_the_entry() {
         let grants = Grants { deny: entries(&["z", "a/b"]), ..allow(&["q", "a/+", "a/+"]) };
-        let decide = |key: &[u8]| grants.publish(key, &client("c"));
+        let decide = |key: &[u8]| grants.publish(key, &client("c"), &mut Budget::default());
         assert_eq!(decide(b"a.c"), Decision::Allowed(1));
         assert_eq!(decide(b"a.b"), Decision::Denied(1));
         assert_eq!(decide(b"r"), Decision::NotAllowed);
-        assert_eq!(Grants::default().publish(b"r", &client("c")), Decision::Unrestricted);
+        assert_eq!(
+            Grants::default().publish(b"r", &client("c"), &mut Budget::default()),
+            Decision::Unrestricted
+        );
     }
 
     #[test]
@@ -209,7 +228,8 @@ mod tests {
         let decide = |topic, client_id| {
             let mut key = Vec::new();
             mapping.routing_key(topic, &mut key);
-            grants.publish(&key, &Values::new([client_id, "", "", "", "", "", ""], mapping)).is_permitted()
+            let values = Values::new([client_id, "", "", "", "", "", ""], mapping);
+            grants.publish(&key, &values, &mut Budget::default()).is_permitted()
         };
         assert!(decide("v1.0/sensor.1/*", "sensor.1"));
         assert!(!decide("v1/0/sensor.1/*", "sensor.1"));
@@ -266,15 +286,28 @@ mod tests {
     fn places_are_counted_once_however_many_there_are() {
         let texts: Vec<String> = (0..1000).map(|n| format!("a/{n}/#")).collect();
         let grants = deny(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-        // Each level has the thousand once, and each `#` behind it.
-        for (levels, left) in [(2, 1_000), (3, 2_000)] {
-            let mut budget = Budget(left);
-            let key =
-                ["a"].into_iter().chain(["*"; 2].into_iter().take(levels - 1)).collect::<Vec<_>>().join(".");
-            let decision = grants.subscribe(key.as_bytes(), &client("c"), &mut budget);
-            assert_eq!(decision, Decision::TooComplex, "{key}");
-            let decision = grants.subscribe(key.as_bytes(), &client("c"), &mut Budget(left + 1_100));
-            assert_eq!(decision, Decision::Denied(0), "{key}");
+        // The root and `a`; then each level has the thousand once, and each `#` behind it; and marks for all.
+        for (key, places) in [(&b"a.*"[..], 2 + 2_000 + 31), (b"a.*.*", 2 + 3_000 + 31)] {
+            let decide = |places| grants.subscribe(key, &client("c"), &mut Budget(places));
+            assert_eq!(
+                [decide(places - 1), decide(places)],
+                [Decision::TooComplex, Decision::Denied(0)],
+                "{key:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_has_used_its_budget_up_costs_nothing_more() {
+        let texts: Vec<String> = (0..10_000).map(|n| format!("{n}/+/x")).collect();
+        let grants = deny(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut budget = Budget(25_000);
+        for (key, left) in
+            [(&b"*.y"[..], true), (b"+.y", true), (b"*.*.y", false), (b"a", false), (b"#", false)]
+        {
+            let decision = grants.subscribe(key, &client("c"), &mut budget);
+            assert_eq!(decision == Decision::Unrestricted, left, "{key:?}");
+            assert_eq!(budget.0 > 0, left, "{key:?}");
         }
     }
 

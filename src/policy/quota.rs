@@ -28,10 +28,12 @@ pub struct Quota {
     pub max_topic_levels: Option<u8>,
     /// Filters of one connection.
     pub max_subscriptions: Option<u32>,
+    /// `$share` subscriptions of one connection, 1 to 65535: each may have a queue that outlives it.
+    pub max_shared_subscriptions: u16,
 }
 
 impl Quota {
-    /// No limits.
+    /// No limits, but for what would outlive a connection at the broker.
     pub const NONE: Self = Self {
         max_connections: None,
         message_rate: None,
@@ -44,6 +46,7 @@ impl Quota {
         retain_allowed: true,
         max_topic_levels: None,
         max_subscriptions: None,
+        max_shared_subscriptions: 32,
     };
 
     /// Whether a topic or filter has more levels than it may.

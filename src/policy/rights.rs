@@ -94,11 +94,11 @@ impl Rights {
         &self.values
     }
 
-    /// Whether a message may be published, and by what.
+    /// Whether a message may be published, and by what; what it takes to tell comes off `budget`.
     ///
     /// # Errors
     /// With what forbids it.
-    pub fn publish(&self, message: Message<'_>) -> Result<Decision, Denial> {
+    pub fn publish(&self, message: Message<'_>, budget: &mut Budget) -> Result<Decision, Denial> {
         let quota = &self.tenant.quota;
         if message.qos > quota.max_qos {
             return Err(Denial::QoS);
@@ -118,7 +118,7 @@ impl Rights {
         if !self.topic_write.matches(message.routing_key) {
             return Err(Denial::TopicPermission);
         }
-        let decision = self.tenant.publish.publish(message.routing_key, &self.values);
+        let decision = self.tenant.publish.publish(message.routing_key, &self.values, budget);
         if decision.is_permitted() { Ok(decision) } else { Err(Denial::Grant(decision)) }
     }
 
@@ -152,7 +152,7 @@ impl Rights {
 
     /// Whether a message may be received that was subscribed to at an earlier time, when other grants may have held.
     pub fn receives(&self, routing_key: &[u8]) -> bool {
-        self.tenant.subscribe.publish(routing_key, &self.values).is_permitted()
+        self.tenant.subscribe.publish(routing_key, &self.values, &mut Budget::default()).is_permitted()
     }
 }
 

@@ -10,6 +10,7 @@ use super::quota::Quota;
 use super::users::Users;
 use super::{Certificate, NameFrom, Peer};
 use crate::amqp::ShortText;
+use crate::mqtt::Connect;
 use crate::secret::Secret;
 
 /// What holds for a client: its tenant's settings, or those of clients without one. No `Debug`: it holds passwords.
@@ -31,6 +32,8 @@ pub struct Tenant {
     pub allow_anonymous: bool,
     /// Who such a client is.
     pub anonymous: Rc<Credentials>,
+    /// What becomes of a client with half of them.
+    pub without_password: WithoutPassword,
     /// Users who may only come from a loopback address.
     pub loopback_users: Rc<BTreeSet<Box<str>>>,
     /// Whether a client without credentials is the user that its certificate names.
@@ -80,6 +83,26 @@ pub struct Credentials {
 /// A regular expression over a whole client id, in which `{username}` may stand.
 #[derive(Clone)]
 pub struct ClientIdPattern(pub(crate) super::permissions::Expression);
+
+/// What becomes of a client with a user name and no password, or an empty one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WithoutPassword {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Its user name is passed over, as far as credentials go: it is as one that gives none.
+    PassOver,
+}
+
+impl WithoutPassword {
+    /// The user name and password that count.
+    pub fn credentials<'a>(self, connect: &Connect<'a>) -> (Option<&'a str>, Option<&'a [u8]>) {
+        match (self, connect.username, connect.password) {
+            (Self::PassOver, Some(_), None | Some([])) => (None, None),
+            (_, username, password) => (username, password),
+        }
+    }
+}
 
 /// What becomes of a client whose PUBLISH is not permitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

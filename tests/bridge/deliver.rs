@@ -1,8 +1,12 @@
 //! Messages to the client.
 
 use crate::both;
-use amq_protocol::{protocol::basic::AMQPProperties, types::AMQPValue};
-use support::{methods::*, packets::*, scripted_broker, talk::Talk};
+use amq_protocol::{
+    frame::AMQPFrame,
+    protocol::{AMQPClass, basic::AMQPProperties, channel},
+    types::AMQPValue,
+};
+use support::{methods::*, module, packets::*, scripted_broker, talk::Talk};
 
 /// Properties of a message that says at what QoS it was published.
 fn published_at(delivery_mode: u8, qos: i8) -> AMQPProperties {
@@ -211,4 +215,100 @@ fn content_out_of_place_ends_the_connection() {
             assert_eq!(t.counter("closed.broker_misbehaved"), 1, "{i}");
         });
     }
+}
+
+/// Who may publish to the default exchange may send to a client's queue, and say of a message that it is a retained one.
+#[test]
+fn a_retained_topic_that_is_longer_than_any() {
+    for (length, is_given) in [(255, true), (256, false), (65_535, false), (65_536, false), (70_000, false)] {
+        support::talk::with_both(module::shipped(), "{}", |t| {
+            t.pieces_of(1 << 17);
+            t.log_in();
+            t.client(subscribe(1, &[("#", 1)]));
+            t.agree();
+            t.hears(suback(1, &[1]));
+            let topic = "t".repeat(length);
+            let properties = mode(2)
+                .with_headers(table([("x-leveret-retained", AMQPValue::LongString(topic.clone().into()))]));
+            t.broker(scripted_broker::method(CONSUME, deliver_from_queue("q", "qos1", 1)));
+            t.broker(scripted_broker::header(CONSUME, 2, properties));
+            t.broker(scripted_broker::body(CONSUME, b"hi"));
+            match is_given {
+                true => t.hears(publish_flags(3, 1, &topic, b"hi")),
+                false => {
+                    t.hears_nothing();
+                    t.expect(CONSUME, ack(1, false));
+                    assert_eq!(t.counter("undeliverable"), 1);
+                }
+            }
+            t.stays_open();
+        });
+    }
+}
+
+/// [MQTT-4.3.2-2]
+#[test]
+fn pubrec_and_pubcomp_are_no_answer_to_a_delivery_at_qos_1() {
+    for wrong in [pubrec(1), pubcomp(1)] {
+        both("{}", |t| {
+            subscribed(t, 1);
+            t.client(&wrong);
+            t.expect_silence();
+            t.deliver((1, 1, false), "a", mode(2), b"x");
+            t.hears(publish(1, 1, "a", b"x"));
+            t.client(&wrong);
+            t.agree();
+            t.closes();
+            assert_eq!(t.counter("closed.misbehaved"), 1);
+        });
+    }
+}
+
+/// CONNACK is first, whatever a broker does. [MQTT-3.2.0-1]
+#[test]
+fn a_broker_that_delivers_before_connack() {
+    both("{}", |t| {
+        t.client([connect("c"), subscribe(1, &[("#", 0)])].concat());
+        t.greet("RabbitMQ", "4.1.0");
+        t.reply(CONNECTION, open_ok());
+        t.deliver((0, 1, false), "a", mode(1), b"early");
+        t.hears(connack(3));
+        t.closes();
+        assert_eq!(t.counter("connack.server_unavailable"), 1);
+    });
+}
+
+/// It would be an error in the middle of a content. AMQP 0-9-1 §4.2.6
+#[test]
+fn channel_flow_is_answered_behind_the_message_that_is_under_way() {
+    let flow = |active| AMQPClass::Channel(channel::AMQPMethod::Flow(channel::Flow { active }));
+    both("{}", |t| {
+        t.log_in();
+        let packet = publish(0, 0, "a", b"payload");
+        t.client(&packet[..packet.len() - 3]);
+        t.reply(PUBLISH, channel_open_ok());
+        t.reply(PUBLISH, flow(true));
+        t.expect(PUBLISH, channel_open());
+        t.expect(PUBLISH, basic_publish("a"));
+        let mut came = 0;
+        while let Some(frame) = t.broker.next_frame() {
+            match frame {
+                AMQPFrame::Header(PUBLISH, header) => assert_eq!(header.body_size, 7),
+                AMQPFrame::Body(PUBLISH, bytes) => came += bytes.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(came, 4);
+        t.client(&packet[packet.len() - 3..]);
+        while came < 7 {
+            match t.broker.next_frame() {
+                Some(AMQPFrame::Body(PUBLISH, bytes)) => came += bytes.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+        t.expect(PUBLISH, flow_ok(true));
+        t.reply(PUBLISH, flow(true));
+        t.expect(PUBLISH, flow_ok(true));
+        t.expect_silence();
+    });
 }

@@ -120,6 +120,26 @@ fn more_filters_than_are_remembered() {
     }
 }
 
+/// Each message is compared with all of them, so there are not to be many long ones either.
+#[test]
+fn longer_filters_than_are_remembered() {
+    for (count, expected) in [(4, false), (5, true)] {
+        both("{}", |t| {
+            t.log_in();
+            t.pieces_of(1 << 16);
+            let filters: Vec<String> = (0..count).map(|n| format!("$x{}{n}", "/".repeat(126))).collect();
+            let filters: Vec<(&str, u8)> = filters.iter().map(|filter| (filter.as_str(), 0)).collect();
+            subscribed(t, &filters);
+            is_given(t, 0, 1, "$SYS.b", expected);
+            // It is not known any more which of them are left.
+            t.client(unsubscribe(1, &[filters[0].0]));
+            t.agree();
+            t.hears(unsuback(1));
+            is_given(t, 0, 2, "$SYS.b", expected);
+        });
+    }
+}
+
 /// In a group the filter is known.
 #[test]
 fn a_group_s_filter_counts_alone() {

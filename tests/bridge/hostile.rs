@@ -140,7 +140,7 @@ fn broker_item(random: &mut fastrand::Rng) -> Vec<u8> {
         34 => ([TOPOLOGY, CONSUME, WILL][random.usize(..3)], channel_close(code, "", (50, 10))),
         35 => ([PUBLISH, PUBLISH][random.usize(..2)], channel_close(code, "", (60, 40))),
         36 => ([KEEP, REPLAY][random.usize(..2)], channel_close(code, "", (50, 10))),
-        37 => ([KEEP, REPLAY][random.usize(..2)], returned()),
+        37 => ([KEEP, REPLAY][random.usize(..2)], returned("mqtt-retained=a")),
         38 => ([KEEP, REPLAY][random.usize(..2)], ack(number, random.bool())),
         39 => return scripted_broker::header(channel, random.u64(..20), mode(random.u8(..4))),
         0 => (0, start("RabbitMQ", "3.10.8", "PLAIN")),

@@ -156,17 +156,33 @@ fn a_broker_that_cannot_serve_is_connack_3() {
 }
 
 /// Refusals that need no broker: a peer, a CONNECT and its CONNACK, with anonymous clients not allowed.
-fn refused_at_the_edge() -> [(&'static str, SocketAddr, Vec<u8>, u8); 6] {
+fn refused_at_the_edge() -> [(&'static str, SocketAddr, Vec<u8>, u8); 7] {
     let mut unknown_level = connect("c");
     unknown_level[8] = 9;
     [
         ("protocol level", peer(), unknown_level, 1),
         ("no client id for a session", peer(), connect_with(0xc0, 0, &["", "u", "p"]), 2),
+        ("no client id in MQTT 3.1", peer(), connect_31(""), 2),
         ("client id makes a long queue name", peer(), connect(&"x".repeat(234)), 2),
         ("no credentials", peer(), connect_with(0x02, 0, &["c"]), 4),
         ("half the credentials", peer(), connect_with(0x82, 0, &["c", "u"]), 4),
         ("guest from afar", REMOTE, connect_with(0xc2, 0, &["c", "guest", "guest"]), 5),
     ]
+}
+
+/// CONNECT of MQTT 3.1, with flags in its fixed header that have no use there.
+fn connect_31(client_id: &str) -> Vec<u8> {
+    let fields = [text("MQIsdp"), vec![3, 0xc2, 0, 0], text(client_id), text("u"), text("p")];
+    packet(0x14, &fields.concat())
+}
+
+#[test]
+fn mqtt_3_1_is_served_with_a_client_id() {
+    both("{}", |t| {
+        t.client(connect_31("c"));
+        t.agree();
+        t.hears(connack(0));
+    });
 }
 
 /// The longest name is that of the queue for answers about retained messages.
@@ -280,6 +296,108 @@ fn packets_ahead_of_connack_are_answered_behind_it() {
             let heard = [connack(0), pubcomp(9), suback(3, &[0x80]), unsuback(4), PINGRESP.to_vec()];
             t.hears(heard.concat());
             t.stays_open();
+        });
+    }
+}
+
+/// The broker's first frame holds the credentials, the client id and what is shown of the client: the last is what can be spared.
+#[test]
+fn the_first_frame_is_one_that_the_broker_takes() {
+    for (config, first_frame) in [
+        ("{}", 4096),
+        (r#"{"max_credentials_size": 7000}"#, 7512),
+        (r#"{"max_credentials_size": 3000}"#, 4096),
+    ] {
+        let largest = if first_frame == 7512 {
+            7000
+        } else if config == "{}" {
+            3584
+        } else {
+            3000
+        };
+        for id in [1, 23, 99, 140, 218] {
+            for size in [1000, 3000, 3200, 3300, 3400, 3450, 3500, 3584, 6500, 7000] {
+                let (id, password) = ("i".repeat(id), "p".repeat(size - 1));
+                both(config, |t| {
+                    t.pieces_of(1 << 16);
+                    t.client(connect_with(0xc2, 0, &[&id, "u", &password]));
+                    if t.broker.heard().len() == 1 {
+                        t.broker_at_once(b"x");
+                        t.hears(connack(4));
+                        assert!(size > largest || size + id.len() > first_frame - 600, "{size} {}", id.len());
+                        assert_eq!(t.counter("refused.by.credentials_unfit"), 1);
+                        return;
+                    }
+                    assert!(size <= largest);
+                    t.expect_protocol_header();
+                    let start_ok = t.expect_start_ok();
+                    assert_eq!(start_ok.response.as_bytes().len(), size + 2);
+                    let properties = start_ok.client_properties.inner();
+                    assert_eq!(
+                        properties.get("connection_name"),
+                        Some(&AMQPValue::LongString(id.clone().into()))
+                    );
+                    let frame = support::scripted_broker::method(0, say_start_ok(start_ok.clone()));
+                    assert!(frame.len() <= first_frame, "{} {size} {}", id.len(), frame.len());
+                });
+            }
+        }
+    }
+}
+
+fn say_start_ok(start_ok: amq_protocol::protocol::connection::StartOk) -> amq_protocol::protocol::AMQPClass {
+    use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
+    AMQPClass::Connection(AMQPMethod::StartOk(start_ok))
+}
+
+/// It closes a connection that asks for more than it offers.
+#[test]
+fn a_broker_that_allows_too_little_is_connack_3_and_a_line_with_its_setting() {
+    for (login, config, offered, line) in [
+        ("pipelined", "", (3, 131_072), "channel_max is 3"),
+        ("sequential", "", (3, 131_072), "channel_max is 3"),
+        ("pipelined", "", (2047, 8192), "frame_max is 8192"),
+        ("sequential", "", (2047, 8192), ""),
+        ("pipelined", r#", "frame_max": 8192"#, (2047, 8192), ""),
+        ("pipelined", "", (0, 0), ""),
+        ("sequential", "", (0, 0), ""),
+    ] {
+        both(&format!(r#"{{"login": "{login}"{config}}}"#), |t| {
+            t.client(connect("c"));
+            t.replies(CONNECTION, [start("RabbitMQ", "4.1.0", "PLAIN"), tune(offered.0, offered.1, 60)]);
+            if line.is_empty() {
+                t.hears_nothing();
+                return t.stays_open();
+            }
+            t.hears(connack(3));
+            t.closes();
+            assert!(t.subject.logs().iter().any(|it| it.text.contains(line)), "{:?}", t.subject.logs());
+        });
+    }
+}
+
+/// What a broker is, it says after that.
+#[test]
+fn what_is_said_ahead_of_the_broker_s_first_word_has_headers_for_an_old_one() {
+    for login in ["pipelined", "sequential"] {
+        both(&format!(r#"{{"login": "{login}"}}"#), |t| {
+            t.client([connect_will(1, "w", "gone"), publish(1, 1, "a", b"x")].concat());
+            if login == "sequential" {
+                t.greet("RabbitMQ", "3.10.8");
+                t.reply(CONNECTION, open_ok());
+            }
+            t.expect_connection();
+            let told = t.agree();
+            let headers: Vec<_> = told
+                .iter()
+                .filter_map(|frame| match frame {
+                    amq_protocol::frame::AMQPFrame::Header(_, header) if header.body_size > 0 => {
+                        Some(header.properties.clone())
+                    }
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(headers, vec![mqtt_headers(2, 1, false); 2]);
         });
     }
 }

@@ -47,8 +47,10 @@ fn retained_too() -> basic::AMQPProperties {
     mode(2).with_headers(table([("x-leveret-retained", long(""))]))
 }
 
-fn copy_of(key: &str) -> basic::AMQPProperties {
-    mode(2).with_headers(table([("x-leveret-retained", long(key))]))
+/// A copy that was read when so many retained messages had reached the client.
+fn copy_of(key: &str, moment: i64) -> basic::AMQPProperties {
+    let moment = AMQPValue::LongLongInt(moment);
+    mode(2).with_headers(table([("x-leveret-retained", long(key)), ("x-leveret-moment", moment)]))
 }
 
 fn declare_exchange() -> AMQPClass {
@@ -71,6 +73,28 @@ fn publish_to_exchange(routing_key: &str) -> AMQPClass {
         mandatory: true,
         ..basic::Publish::default()
     }))
+}
+
+/// Whether a message may be kept.
+fn try_to_keep(key: &str) -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Publish(basic::Publish {
+        exchange: "mqtt-retained".into(),
+        routing_key: format!("mqtt-retained={key}").into(),
+        ..basic::Publish::default()
+    }))
+}
+
+/// Those who have a will for a topic hear that its queue is gone.
+#[track_caller]
+fn expect_told(t: &mut Talk, channel: u16, key: &str) {
+    let publish = basic::Publish {
+        exchange: "mqtt-retained".into(),
+        routing_key: format!("mqtt-retained!{key}").into(),
+        ..basic::Publish::default()
+    };
+    t.expect(channel, AMQPClass::Basic(basic::AMQPMethod::Publish(publish)));
+    t.expect_content(channel, b"");
+    t.expect(channel, commit());
 }
 
 fn get(key: &str) -> AMQPClass {
@@ -100,16 +124,45 @@ fn give_back(delivery_tag: u64, requeue: bool) -> AMQPClass {
 
 // ---------------------------------------------------------------- how it goes
 
-/// A message has been taken, packet id 7, and is on its way to its queue.
-fn keeping(t: &mut Talk, topic: &str, payload: &[u8], key: &str) {
+/// What a topic's first message makes the broker be told, before the message itself.
+#[track_caller]
+fn expect_prepared(t: &mut Talk, key: &str, first_words: &[&str], is_first: bool) {
+    if is_first {
+        t.expect(TOPOLOGY, tx_select());
+    }
+    t.expect_publish(TOPOLOGY, key, b"");
+    t.expect(TOPOLOGY, rollback());
+    if is_first {
+        t.expect(TOPOLOGY, declare_exchange());
+        t.expect(TOPOLOGY, try_to_keep(key));
+        t.expect_content(TOPOLOGY, b"");
+        t.expect(TOPOLOGY, rollback());
+    }
+    expect_made(t, TOPOLOGY, key, first_words);
+    t.expect_silence();
+}
+
+/// The broker does all that.
+fn prepared(t: &mut Talk, key: &str, bindings: usize, is_first: bool) {
+    if is_first {
+        t.replies(TOPOLOGY, [tx_select_ok(), rollback_ok(), exchange_declared(), rollback_ok()]);
+    } else {
+        t.reply(TOPOLOGY, rollback_ok());
+    }
+    t.reply(TOPOLOGY, declared(&queue_of(key), 0));
+    t.replies(TOPOLOGY, (0..bindings).map(|_| bind_ok()));
+}
+
+/// A message of one level's topic, packet id 7, is on its way to its queue and to all.
+fn keeping(t: &mut Talk, topic: &str, payload: &[u8]) {
     t.log_in();
     t.client(publish_flags(3, 7, topic, payload));
-    t.expect_all(PUBLISH, [channel_open(), confirm_select()]);
-    t.expect_publish(PUBLISH, key, payload);
-    t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
-    t.expect_all(KEEP, [channel_open(), confirm_select(), declare_exchange()]);
-    expect_kept(t, KEEP, key, payload);
-    t.replies(KEEP, [channel_open_ok(), confirm_select_ok(), exchange_declared()]);
+    expect_prepared(t, topic, &["", topic], true);
+    prepared(t, topic, 3, true);
+    expect_both(t, PUBLISH, topic, payload, true);
+    t.replies(KEEP, [channel_open_ok(), confirm_select_ok()]);
+    t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
+    t.expect_silence();
     t.hears_nothing();
 }
 
@@ -130,9 +183,9 @@ fn subscribed(t: &mut Talk, filter: &str, granted: u8) {
 fn asking(t: &mut Talk, filter: &str, granted: u8, asked: &str) {
     t.log_in();
     subscribed(t, filter, granted);
-    t.expect_all(REPLAY, [channel_open(), confirm_select(), qos(1), declare_exchange()]);
+    t.expect_all(REPLAY, [channel_open(), confirm_select(), declare_exchange()]);
     expect_question(t, asked, None);
-    t.replies(REPLAY, [channel_open_ok(), confirm_select_ok(), qos_ok(), exchange_declared()]);
+    t.replies(REPLAY, [channel_open_ok(), confirm_select_ok(), exchange_declared()]);
     t.expect_silence();
 }
 
@@ -142,14 +195,63 @@ fn expect_kept(t: &mut Talk, channel: u16, key: &str, payload: &[u8]) -> basic::
     t.expect_content(channel, payload)
 }
 
+/// The next that the broker was told is a message to its topic's queue and, behind that, to all, in the same pieces; `opens` their
+/// channels. Returns the properties of both.
+#[track_caller]
+fn expect_both(
+    t: &mut Talk,
+    to_all: u16,
+    key: &str,
+    payload: &[u8],
+    opens: bool,
+) -> [basic::AMQPProperties; 2] {
+    let mut head = |channel: u16, publish: AMQPClass, has_confirms: bool| {
+        if opens {
+            t.expect(channel, channel_open());
+            if has_confirms {
+                t.expect(channel, confirm_select());
+            }
+        }
+        t.expect(channel, publish);
+        match t.broker.next_frame() {
+            Some(AMQPFrame::Header(on, header))
+                if (on, header.body_size) == (channel, payload.len() as u64) =>
+            {
+                header.properties
+            }
+            other => panic!("{}: {other:?}", t.name),
+        }
+    };
+    let kept = head(KEEP, publish_to_exchange(&format!("mqtt-retained={key}")), true);
+    let routed = head(to_all, basic_publish(key), to_all == PUBLISH);
+    let mut heard: [Vec<u8>; 2] = Default::default();
+    while heard[1].len() < payload.len() {
+        for (heard, channel) in heard.iter_mut().zip([KEEP, to_all]) {
+            match t.broker.next_frame() {
+                Some(AMQPFrame::Body(on, bytes)) if on == channel => heard.extend(bytes),
+                other => panic!("{}: {other:?}", t.name),
+            }
+        }
+        assert_eq!(heard[0], heard[1], "{}", t.name);
+    }
+    assert_eq!(heard[0], payload, "{}", t.name);
+    [kept, routed]
+}
+
 #[track_caller]
 fn expect_made(t: &mut Talk, channel: u16, key: &str, first_words: &[&str]) {
     let entries = [
         ("x-max-length", AMQPValue::LongLongInt(1)),
+        ("x-overflow", long("drop-head")),
         ("x-max-priority", AMQPValue::LongLongInt(1)),
         ("x-dead-letter-exchange", long("")),
     ];
     t.expect(channel, declare_queue(&queue_of(key), arguments(entries)));
+    expect_bound(t, channel, key, first_words);
+}
+
+#[track_caller]
+fn expect_bound(t: &mut Talk, channel: u16, key: &str, first_words: &[&str]) {
     let bindings = first_words.iter().map(|words| format!("mqtt-retained>{words}"));
     for routing_key in std::iter::once(format!("mqtt-retained={key}")).chain(bindings) {
         let bind = queue::Bind {
@@ -193,23 +295,27 @@ fn expect_copy(t: &mut Talk, delivery_tag: u64, payload: &[u8]) {
     t.expect(REPLAY, give_back(delivery_tag, true));
 }
 
-/// No queue took message `number` of a channel.
-fn returned_and_confirmed(t: &mut Talk, channel: u16, number: u64) {
-    t.reply(channel, returned());
-    t.broker(scripted_broker::header(channel, 0, mode(1)));
-    t.reply(channel, ack(number, false));
+/// No queue took message `number` of the channel for questions.
+fn returned_and_confirmed(t: &mut Talk, number: u64) {
+    t.reply(REPLAY, returned(""));
+    t.broker(scripted_broker::header(REPLAY, 0, mode(1)));
+    t.reply(REPLAY, ack(number, false));
+}
+
+/// No queue took a message that was to be kept.
+fn kept_returned(t: &mut Talk, key: &str, payload: &[u8], number: u64) {
+    t.reply(KEEP, returned(&format!("mqtt-retained={key}")));
+    t.broker(scripted_broker::header(KEEP, payload.len() as u64, published_at(1)));
+    for piece in payload.chunks(3) {
+        t.broker(scripted_broker::body(KEEP, piece));
+    }
+    t.reply(KEEP, ack(number, false));
 }
 
 /// basic.get has this message.
 fn got(t: &mut Talk, delivery_tag: u64, published: i8, payload: &[u8]) {
     t.reply(REPLAY, get_ok(delivery_tag));
     content(t, published_at(published), payload);
-}
-
-/// A consumer gets a message; without a QoS, somebody's question.
-fn delivered(t: &mut Talk, delivery_tag: u64, published: Option<i8>, payload: &[u8]) {
-    t.reply(REPLAY, deliver_from_queue("mqtt-retained=a", "retained1", delivery_tag));
-    content(t, published.map_or_else(|| mode(1), published_at), payload);
 }
 
 /// A topic's queue has answered.

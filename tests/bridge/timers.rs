@@ -154,3 +154,71 @@ fn missing_heartbeats_count_from_the_broker_s_last_byte() {
         t.closes();
     });
 }
+
+/// An unfinished packet is in our memory for as long as it takes, so that is not for ever, keep-alive or not.
+#[test]
+fn an_unfinished_packet_has_a_deadline() {
+    both(r#"{"heartbeat": 0, "packet_timeout": 20000}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        t.hears(connack(0));
+        let subscribe = subscribe(1, &[("t/1", 0), ("t/2", 0)]);
+        let (head, tail) = subscribe.split_at(9);
+        t.client(head);
+        t.advance(19_900);
+        t.client(&tail[..1]);
+        t.expect_silence();
+        t.advance(200);
+        t.expect_goodbye();
+        t.reply(CONNECTION, close_ok());
+        t.closes();
+        assert_eq!(t.counter("closed.unfinished"), 1);
+        assert_eq!(t.counter("closed.timed_out"), 0);
+    });
+}
+
+/// Each packet has its own, and a payload, which is passed on as it comes, none.
+#[test]
+fn a_slow_client_that_gets_on_is_not_cut_off() {
+    both(r#"{"heartbeat": 0, "packet_timeout": 20000}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        t.hears(connack(0));
+        for _ in 0..4 {
+            t.client(&PINGREQ[..1]);
+            t.advance(15_000);
+            t.client(&PINGREQ[1..]);
+            t.agree();
+            t.hears(PINGRESP);
+        }
+        let publish = publish(0, 0, "t", &[7; 10]);
+        t.client(&publish[..publish.len() - 10]);
+        for byte in &publish[publish.len() - 10..] {
+            t.advance(15_000);
+            t.client([*byte]);
+        }
+        t.agree();
+        assert!(!t.closed());
+        assert_eq!(t.counter("bytes.published.qos0"), 10);
+    });
+}
+
+/// What it does not send because nobody reads it is not its fault.
+#[test]
+fn a_blocked_broker_suspends_the_deadline_of_a_packet() {
+    both(r#"{"heartbeat": 0, "packet_timeout": 20000}"#, |t| {
+        t.client(connect_with(0x02, 0, &["c"]));
+        t.agree();
+        t.hears(connack(0));
+        t.client(&PINGREQ[..1]);
+        t.advance(15_000);
+        t.reply(CONNECTION, blocked());
+        t.advance(100_000);
+        t.reply(CONNECTION, unblocked());
+        t.advance(4_900);
+        assert!(!t.closed());
+        t.expect_silence();
+        t.advance(200);
+        t.expect_goodbye();
+    });
+}

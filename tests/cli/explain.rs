@@ -12,7 +12,7 @@ fn configuration() -> Value {
     let hash = "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"; // RabbitMQ's documented one, of test12
     json!({
         "tenants": [
-            { "name": "elsewhere", "match": { "port": 1883 } },
+            { "name": "elsewhere", "match": { "port": 1883 }, "username_without_password": "pass_over" },
             {
                 "name": "acme",
                 "match": { "sni": ["acme.example", "*.acme.example"], "port": [8883, 8884] },
@@ -207,6 +207,21 @@ fn a_subscription_has_its_queue_and_what_is_granted() {
 }
 
 #[test]
+fn a_user_name_without_a_password_is_refused_or_passed_over() {
+    let alone = "--port 1999 --username someone --password-file /dev/null --address 127.0.0.1";
+    let explained = explain(alone);
+    assert_eq!(
+        explained.json["rule"],
+        "credentials are missing: username_without_password, by default: refuse, and an empty password is none"
+    );
+    let explained = explain(&alone.replace("1999", "1883"));
+    assert_eq!(
+        explained.json["rule"],
+        "user has no permissions in the virtual host: permissions has nothing of `guest` in `lab`"
+    );
+}
+
+#[test]
 fn who_does_not_get_in_is_told_little_and_the_operator_all() {
     for (client, code, says, rule) in [
         (
@@ -245,7 +260,7 @@ fn who_does_not_get_in_is_told_little_and_the_operator_all() {
             "loopback user from another address",
             "loopback_users, by default: guest",
         ),
-        ("--persistent", 2, "no client id, but a session to keep", "MQTT 3.1.1 section 3.1.3.1"),
+        ("--persistent", 2, "no client id, but a session to keep, or MQTT 3.1", "MQTT 3.1.1 section 3.1.3.1"),
         ("--cert-subject O=x,CN=y", 4, "no such user", "tenants[2].users has no `O=x,CN=y`"),
     ] {
         let explained = explain(client);
@@ -278,11 +293,16 @@ fn a_password_comes_from_a_file_or_standard_input() {
         (b"test12\n\n", Some("wrong password: tenants[1].users[0] has another")),
         (b"test13", Some("wrong password: tenants[1].users[0] has another")),
         (b"\xff", Some("wrong password: tenants[1].users[0] has another")),
-        (b"\n", Some("credentials are missing: an empty password is none")),
+        (
+            b"\n",
+            Some(
+                "credentials are missing: username_without_password, by default: refuse, and an empty password is none",
+            ),
+        ),
         (
             &[b'x'; 200_000],
             Some(
-                "user name and password are too long or hold U+0000: max_credentials_size is 3584, and U+0000 is never taken",
+                "user name and password are too long, by themselves or with the client id, or hold U+0000: max_credentials_size is 3584, and U+0000 is never taken",
             ),
         ),
     ] {

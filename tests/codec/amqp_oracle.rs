@@ -239,6 +239,7 @@ fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 9] {
     let expires = ("x-expires", AMQPValue::LongLongInt(60_000));
     let message_ttl = ("x-message-ttl", AMQPValue::LongLongInt(0));
     let max_length = ("x-max-length", AMQPValue::LongLongInt(10_000));
+    let overflow = ("x-overflow", text("drop-head"));
     let max_priority = ("x-max-priority", AMQPValue::LongLongInt(1));
     let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
     let dead = [("x-dead-letter-exchange", text("amq.topic")), ("x-dead-letter-routing-key", text("a.b"))];
@@ -254,7 +255,10 @@ fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 9] {
         (none, table([kind.clone()])),
         (QueueArguments { expires: all.expires, ..none }, table([kind.clone(), expires.clone()])),
         (QueueArguments { message_ttl: all.message_ttl, ..none }, table([kind.clone(), message_ttl.clone()])),
-        (QueueArguments { max_length: all.max_length, ..none }, table([kind.clone(), max_length.clone()])),
+        (
+            QueueArguments { max_length: all.max_length, ..none },
+            table([kind.clone(), max_length.clone(), overflow.clone()]),
+        ),
         (QueueArguments { single_active_consumer: true, ..none }, table([kind.clone(), one_active.clone()])),
         (
             QueueArguments { max_priority: all.max_priority, ..none },
@@ -264,7 +268,11 @@ fn queue_arguments() -> [(QueueArguments<'static>, FieldTable); 9] {
         (QueueArguments { dead_letter: keeps_key, ..none }, table([kind.clone(), dead[0].clone()])),
         (
             all,
-            table([kind, expires, message_ttl, max_length, max_priority, one_active].into_iter().chain(dead)),
+            table(
+                [kind, expires, message_ttl, max_length, overflow, max_priority, one_active]
+                    .into_iter()
+                    .chain(dead),
+            ),
         ),
     ]
 }
@@ -288,6 +296,7 @@ fn it_reads_a_publish() {
         persistent: true,
         mqtt_headers,
         retained: Some(b"a.b"),
+        moment: Some(1 << 40),
         cc: Some(b"q"),
         claim: Some(b"x"),
         priority: Some(1),
@@ -313,7 +322,13 @@ fn it_reads_a_publish() {
     let mqtt =
         [("x-mqtt-publish-qos", AMQPValue::ShortShortInt(1)), ("x-mqtt-dup", AMQPValue::Boolean(false))];
     let cc = AMQPValue::FieldArray(FieldArray::from(vec![text("q")]));
-    let ours = [("x-leveret-retained", text("a.b")), ("CC", cc), ("x-leveret-claim", text("x"))];
+    let moment = AMQPValue::LongLongInt(1 << 40);
+    let ours = [
+        ("x-leveret-retained", text("a.b")),
+        ("x-leveret-moment", moment),
+        ("CC", cc),
+        ("x-leveret-claim", text("x")),
+    ];
     let every = mqtt.clone().into_iter().chain(ours);
     assert_eq!(
         read(&out),
@@ -440,7 +455,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
         ),
         (
             C::Basic(basic::AMQPMethod::Nack(basic::Nack { delivery_tag: 7, ..Default::default() })),
-            "basic.nack",
+            "basic.nack 7 multiple=false",
         ),
         (C::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {})), "confirm.select-ok"),
         (
@@ -469,7 +484,7 @@ pub(crate) fn broker_methods() -> Vec<(AMQPClass, &'static str)> {
                 exchange: "x".into(),
                 routing_key: "a.b".into(),
             })),
-            "basic.return",
+            "basic.return a.b",
         ),
     ]
 }

@@ -48,14 +48,14 @@ pub(crate) const FROM_BROKER: &[(&[u8], &str, usize)] = &[
         "basic.ack 18446744073709551615 multiple=true",
         13,
     ),
-    (b"\x00\x3c\x00\x78\x00\x00\x00\x00\x00\x00\x00\x01\x00", "basic.nack", 4),
+    (b"\x00\x3c\x00\x78\x00\x00\x00\x00\x00\x00\x00\x01\x00", "basic.nack 1 multiple=false", 13),
     (b"\x00\x55\x00\x0b", "confirm.select-ok", 4),
     (b"\x00\x3c\x00\x1f\x05share", "basic.cancel-ok", 4),
     (b"\x00\x5a\x00\x0b", "tx.select-ok", 4),
     (b"\x00\x5a\x00\x15", "tx.commit-ok", 4),
     (b"\x00\x5a\x00\x1f", "tx.rollback-ok", 4),
     (b"\x00\x28\x00\x0b", "exchange.declare-ok", 4),
-    (b"\x00\x3c\x00\x32\x01\x38\x08NO_ROUTE\x01x\x01q", "basic.return", 4),
+    (b"\x00\x3c\x00\x32\x01\x38\x08NO_ROUTE\x01x\x01q", "basic.return q", 19),
     (
         b"\x00\x3c\x00\x47\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x01q\x00\x00\x00\x00",
         "basic.get-ok 4294967298",
@@ -125,8 +125,10 @@ fn frames_that_are_refused() {
     for frame_type in [1_u8, 2, 8] {
         let head = |size: u32| [&[frame_type, 0, 0][..], &size.to_be_bytes()].concat();
         assert_eq!(end_of(&head(MAX_COLLECTED - FRAME_OVERHEAD)), Ok(7));
-        assert_eq!(end_of(&head(MAX_COLLECTED - FRAME_OVERHEAD + 1)), Err(DecodeError::FrameTooLarge));
-        assert_eq!(end_of(&head(u32::MAX)), Err(DecodeError::FrameTooLarge));
+        // A header's properties are the publisher's, so that such a message is passed over.
+        let expected = if frame_type == 2 { Ok(7) } else { Err(DecodeError::FrameTooLarge) };
+        assert_eq!(end_of(&head(MAX_COLLECTED - FRAME_OVERHEAD + 1)), expected);
+        assert_eq!(end_of(&head(u32::MAX)), expected);
     }
     let ok = [
         frame(1, 0, b"\x00\x0a\x00\x33"),
@@ -170,15 +172,31 @@ fn content_headers() {
     assert_eq!(header(60, 0, 1 << 12 | 1, b"\x02"), content("persistent=true qos=None"));
     // A publisher's table, malformed: its message has no QoS.
     assert_eq!(header(60, 0, 3 << 12, b"\x00\x00\x00\x01\x05\x02"), content("persistent=true qos=None"));
-    for (class, weight, flags, properties, error) in [
-        (50, 0, 0, &b""[..], DecodeError::ContentHeader),
-        (60, 1, 0, b"", DecodeError::ContentHeader),
-        (60, 0, 1 << 15, b"\x01", DecodeError::Arguments),
-        (60, 0, 1 << 14, b"", DecodeError::Arguments),
-        (60, 0, 1 << 13, b"\x00\x00\x00\x01", DecodeError::Arguments),
-        (60, 0, 1 << 12, b"", DecodeError::Arguments),
-    ] {
+    for (class, weight, flags, properties, error) in
+        [(50, 0, 0, &b""[..], DecodeError::ContentHeader), (60, 1, 0, b"", DecodeError::ContentHeader)]
+    {
         assert_eq!(header(class, weight, flags, properties), Err(error), "{class} {weight} {flags:#x}");
+    }
+    // Properties that are not what their flags say cost the subscriber nothing but the message.
+    for (flags, properties) in
+        [(1 << 15, &b"\x01"[..]), (1 << 14, b""), (1 << 13, b"\x00\x00\x00\x01"), (1 << 12, b"")]
+    {
+        assert_eq!(header(60, 0, flags, properties), content("unreadable"), "{flags:#x}");
+    }
+}
+
+/// `x-death` grows with each queue that a message has died in.
+#[test]
+fn a_header_that_is_too_large_is_passed_over_in_whatever_pieces_it_comes() {
+    let fixed = b"\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x30\x00";
+    let bytes =
+        [frame(2, 1, &[&fixed[..], &vec![0xce; 200_000][..]].concat()), frame(3, 1, b"xy"), frame(8, 0, b"")]
+            .concat();
+    let whole = listen(Amqp::default(), [&bytes[..]]);
+    assert_eq!(whole.end, Ok(0));
+    assert_eq!(whole.lines.first(), Some(&Line::Said("1 content +2 unreadable".into())));
+    for piece in [1, 7, 4096] {
+        assert_eq!(listen(Amqp::default(), bytes.chunks(piece)).lines, whole.lines, "{piece}");
     }
 }
 
@@ -212,11 +230,12 @@ fn frames_to_a_broker() {
         (ClientMethod::ChannelCloseOk, b"\x00\x14\x00\x29"),
         (
             ClientMethod::QueueDeclare { queue, flags, arguments },
-            b"\x00\x32\x00\x0a\x00\x00\x01q\x06\x00\x00\x00\xcb\
+            b"\x00\x32\x00\x0a\x00\x00\x01q\x06\x00\x00\x00\xe4\
               \x0cx-queue-typeS\x00\x00\x00\x07classic\
               \x09x-expiresl\x00\x00\x00\x00\x00\x00\xea\x60\
               \x0dx-message-ttll\x00\x00\x00\x00\x00\x00\x00\x00\
               \x0cx-max-lengthl\x00\x00\x00\x00\x00\x00\x00\x01\
+              \x0ax-overflowS\x00\x00\x00\x09drop-head\
               \x0ex-max-priorityl\x00\x00\x00\x00\x00\x00\x00\x02\
               \x18x-single-active-consumert\x01\
               \x16x-dead-letter-exchangeS\x00\x00\x00\x01x\

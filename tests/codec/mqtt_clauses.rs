@@ -177,8 +177,11 @@ fn clauses() -> Vec<Clause> {
             E::TopicTooLong,
             connect_311(6, &[b"", long(255).as_bytes(), b""]),
         ),
-        ("MQTT-3.8.3-3", subscribe(b""), E::NoFilter, subscribe(b"\x00\x00\x00")),
-        ("MQTT-3.10.3-2", unsubscribe(b""), E::NoFilter, unsubscribe(b"\x00\x00")),
+        ("MQTT-3.8.3-3", subscribe(b""), E::NoFilter, subscribe(b"\x00\x01a\x00")),
+        ("MQTT-3.10.3-2", unsubscribe(b""), E::NoFilter, unsubscribe(b"\x00\x01a")),
+        ("MQTT-4.7.3-1", subscribe(b"\0\x01a\0\0\0\0"), E::NoFilter, subscribe(b"\0\x01a\0\0\x01b\0")),
+        ("MQTT-4.7.3-1", unsubscribe(b"\0\x01a\0\0"), E::NoFilter, unsubscribe(b"\0\x01a\0\x01b")),
+        ("MQTT-2.2.2-2 CONNECT", with_flags(4, connect_311(2, &[b"i"])), E::Flags, connect_311(2, &[b"i"])),
         // CONNECT's head.
         ("MQTT-3.1.2-1", connect("mqtt", 4, 2, &[b""]), E::ProtocolName, connect_311(2, &[b""])),
         ("MQTT-3.1.2-2 MQTT 5", connect("MQTT", 5, 2, &[b""]), E::ProtocolLevel, connect_311(2, &[b""])),
@@ -226,23 +229,32 @@ fn each_clause_and_its_legal_neighbour() {
         assert_eq!((heard.lines.len(), heard.end), (1, Ok(0)), "{clause}: the neighbour");
         variants.insert(format!("{error:?}"));
     }
-    // All but `Flags`, which has a test of its own.
-    assert_eq!(variants.len(), 16, "{variants:?}");
+    assert_eq!(variants.len(), 17, "{variants:?}");
+}
+
+/// What 3.1 says of flags that it has no use for.
+const ANY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// The same packet with these flags in its fixed header.
+fn with_flags(flags: u8, mut packet: Vec<u8>) -> Vec<u8> {
+    packet[0] |= flags;
+    packet
 }
 
 /// Table 2.2, all of it. [MQTT-2.2.2-1] [MQTT-2.2.2-2]
 #[test]
 fn flags_of_the_fixed_header() {
     for (packet_type, legal_311, legal_31) in [
-        (0x10, &[0][..], &[0][..]),
-        (0x40, &[0], &[0]),
-        (0x50, &[0], &[0]),
-        (0x60, &[2], &[2, 10]),
-        (0x70, &[0], &[0]),
-        (0x80, &[2], &[2, 10]),
-        (0xa0, &[2], &[2, 10]),
-        (0xc0, &[0], &[0]),
-        (0xe0, &[0], &[0]),
+        // Which version it is, the packet says.
+        (0x10, &ANY[..], &ANY[..]),
+        (0x40, &[0], &ANY),
+        (0x50, &[0], &ANY),
+        (0x60, &[2], &[2, 3, 10, 11]),
+        (0x70, &[0], &ANY),
+        (0x80, &[2], &[2, 3, 10, 11]),
+        (0xa0, &[2], &[2, 3, 10, 11]),
+        (0xc0, &[0], &ANY),
+        (0xe0, &[0], &ANY),
     ] {
         for (version, legal) in [(Version::V311, legal_311), (Version::V31, legal_31)] {
             for flags in 0..16 {
@@ -259,6 +271,11 @@ fn flags_of_the_fixed_header() {
 fn what_mqtt_3_1_allows() {
     let old = |flags, fields: &[&[u8]]| connect("MQIsdp", 3, flags, fields);
     for (what, bytes, in_311) in [
+        (
+            "flags of CONNECT's fixed header",
+            with_flags(4, old(2, &[b"i"])),
+            with_flags(4, connect_311(2, &[b"i"])),
+        ),
         ("an unused CONNECT flag", old(3, &[b"i"]), connect_311(3, &[b"i"])),
         ("a password alone, left to admission", old(0x42, &[b"i", b"p"]), connect_311(0x42, &[b"i", b"p"])),
     ] {

@@ -168,6 +168,9 @@ impl Side for Amqp {
 
 fn header_text(header: &ContentHeader<'_>) -> String {
     let qos = header.integer(PUBLISH_QOS.as_bytes());
+    if !header.is_readable {
+        return format!("content +{} unreadable", header.body_size);
+    }
     format!("content +{} persistent={} qos={qos:?}", header.body_size, header.persistent)
 }
 
@@ -213,7 +216,7 @@ fn method_text(method: BrokerMethod<'_>) -> String {
                 text(routing_key)
             )
         }
-        BrokerMethod::BasicReturn => "basic.return".into(),
+        BrokerMethod::BasicReturn { routing_key } => format!("basic.return {}", text(routing_key)),
         BrokerMethod::BasicGetOk { delivery_tag } => format!("basic.get-ok {delivery_tag}"),
         BrokerMethod::BasicGetEmpty => "basic.get-empty".into(),
         BrokerMethod::BasicAck { delivery_tag, multiple } => {

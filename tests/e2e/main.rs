@@ -3,8 +3,8 @@
 //! One broker serves all tests, and so do two Envoys (lazy and eager); what needs a configuration of its own, or
 //! counts what happens in Envoy, starts another Envoy. Tests run side by side: each has its own client ids and topics.
 //!
-//! Needs what `./build.sh test` sets up: the modules, the package, Envoy, RabbitMQ, mosquitto's clients, skopeo,
-//! `$LEVERET_PYTHON`.
+//! Needs what `./build.sh test` sets up: the modules, the package, Envoy, RabbitMQ, mosquitto and its clients, paho C, Node and MQTT.js,
+//! skopeo, `$LEVERET_PYTHON`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,8 +18,10 @@ mod amqp;
 mod broker_errors;
 mod clients;
 mod deployment;
+mod ends;
 mod entrances;
 mod fake_broker;
+mod foreign;
 mod import;
 mod interop;
 mod large;
@@ -29,8 +31,10 @@ mod management;
 mod metrics;
 mod mqtt;
 mod operation;
+mod order;
 mod package;
 mod permissions;
+mod pipelines;
 mod policy;
 mod pressure;
 mod publish;

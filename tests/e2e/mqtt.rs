@@ -200,7 +200,8 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    fn read(packet: &[u8]) -> Result<Self> {
+    /// From a packet's bytes.
+    pub(crate) fn read(packet: &[u8]) -> Result<Self> {
         ensure!(packet[0] & 0xf0 == 0x30, "no PUBLISH: {packet:02x?}");
         let (topic, rest) = split_text(&packet[head_length(packet)..])?;
         let qos = packet[0] >> 1 & 3;
@@ -217,6 +218,7 @@ impl Message {
 }
 
 /// The content of a CONNECT.
+#[derive(Clone, Copy)]
 pub(crate) struct Connect<'a> {
     /// The protocol's name and level.
     pub(crate) protocol: (&'a str, u8),

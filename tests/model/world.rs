@@ -219,6 +219,9 @@ impl World {
             if self.random.bool() && self.broker.step() {
                 continue;
             }
+            if self.random.u8(..32) == 0 && self.lose_patience() {
+                continue;
+            }
             match self.random.choice(&turns) {
                 Some(&(at, turn)) => self.turn(at, turn),
                 None if self.broker.step() => {}

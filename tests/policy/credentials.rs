@@ -22,6 +22,45 @@ fn half_credentials_an_empty_password_and_a_nul_in_one() {
     }
 }
 
+/// A user name that nobody vouches for may be passed over: the client is as one that gives none.
+#[test]
+fn a_user_name_without_a_password_may_be_passed_over() {
+    let alone = [connect_with(0x82, 0, &["c", "?SDK=Python"]), connect_as("u", ""), connect_as("", "")];
+    for connect in alone {
+        let with = |rest: Value| {
+            let mut config = json!({ "username_without_password": "pass_over" });
+            config.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            config
+        };
+        both(with(json!({})), |t| logs_in_as(t, &connect, ["guest", "guest"]));
+        both(with(json!({ "users": [user("u", "p")] })), |t| logs_in_as(t, &connect, ["guest", "guest"]));
+        both(with(json!({ "allow_anonymous": false })), |t| {
+            is_refused(t, &connect, 4, "credentials_missing")
+        });
+        both(json!({ "username_without_password": "refuse" }), |t| {
+            is_refused(t, &connect, 4, "credentials_missing");
+        });
+        let certificate = with_certificate(["CN=device", "", ""]);
+        let by_certificate = json!({
+            "ssl_cert_login": true, "allow_anonymous": false, "broker_user": "edge", "broker_pass": "e",
+            "users": [user("CN=device", "its own")],
+        });
+        both_of(&certificate, with(by_certificate.clone()), |t| logs_in_as(t, &connect, ["edge", "e"]));
+        both_of(&certificate, by_certificate, |t| is_refused(t, &connect, 4, "credentials_missing"));
+        // A tenant has its own way.
+        let tenant = json!({ "tenants": [{ "name": "t", "username_without_password": "refuse" }] });
+        both(with(tenant), |t| is_refused(t, &connect, 4, "credentials_missing"));
+    }
+    // Whoever gives a password is judged by it.
+    let config = json!({ "username_without_password": "pass_over", "users": [user("u", "p")] });
+    both(config, |t| is_refused(t, connect_as("u", "q"), 4, "wrong_password"));
+    let error = error_of(json!({ "username_without_password": true }));
+    assert_eq!(
+        (error.path(), error.problem()),
+        ("username_without_password", "expected one of refuse, pass_over")
+    );
+}
+
 /// MQTT itself has no words for these.
 #[test]
 fn a_nul_in_a_user_name_and_a_password_without_one_are_malformed() {

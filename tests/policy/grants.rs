@@ -251,6 +251,48 @@ fn a_filter_that_takes_too_long_to_judge_is_refused() {
     });
 }
 
+/// Each is judged, but nobody else has to wait for all of them.
+#[test]
+fn who_asks_what_takes_long_to_judge_waits() {
+    let deny: Vec<_> = (0..10_000).map(|number| format!("{number}/+/x")).collect();
+    both(config(json!({}), json!({ "deny": deny })), |t| {
+        t.pieces_of(1 << 16);
+        logs_in(t, connect("c"));
+        t.client(subscribe(9, &[("+/x", 1)]).repeat(200));
+        t.agree();
+        let mut answered = t.take_heard().len() / 5;
+        assert!((3..8).contains(&answered), "{answered}");
+        for _ in 0..100 {
+            t.advance(100);
+            t.agree();
+            answered += t.take_heard().len() / 5;
+        }
+        assert_eq!(answered, 200);
+        // What is to the point is not held up.
+        t.client(subscribe(9, &[("1/b/x", 1)]));
+        t.agree();
+        t.hears(suback(9, &[REFUSED]));
+    });
+}
+
+/// Once a packet has used up what there is for it, what is left of it is refused at once.
+#[test]
+fn many_filters_before_many_entries_are_refused_at_little_cost() {
+    let deny: Vec<_> = (0..10_000).map(|number| format!("{number}/+/y")).collect();
+    both(config(json!({}), json!({ "deny": deny })), |t| {
+        t.pieces_of(1 << 16);
+        logs_in(t, connect("c"));
+        t.client(subscribe(9, &[("+/x", 1); 4096]));
+        t.agree();
+        let heard = t.take_heard();
+        let codes = &heard[5..];
+        let permitted = codes.iter().filter(|code| **code == 1).count();
+        assert!(codes.len() == 4096 && (2..5).contains(&permitted), "{permitted} of {}", codes.len());
+        assert!(codes[permitted..].iter().all(|code| *code == REFUSED), "the first ones");
+        logged(t, "refused a filter: its filter has too many wildcards");
+    });
+}
+
 #[test]
 fn what_is_no_grant() {
     for (entry, problem) in [("a+", "wildcard"), ("", "empty"), ("{clientid}", "braces"), ("a/{", "braces")] {

@@ -206,12 +206,14 @@ fn is_refused(t: &mut Talk, connect: impl AsRef<[u8]>, code: u8, reason: &str) {
 fn refusal(reason: &str) -> &'static str {
     match reason {
         "no_tenant" => "belongs to no tenant",
-        "client_id_missing" => "no client id, but a session to keep",
+        "client_id_missing" => "no client id, but a session to keep, or MQTT 3.1",
         "client_id_foreign" => "client id is not the certificate's",
         "client_id_pattern" => "client id does not match client_id_pattern",
         "client_id_unfit" => "client id makes no name of a queue: too long, or with a line break",
         "credentials_missing" => "credentials are missing",
-        "credentials_unfit" => "user name and password are too long or hold U+0000",
+        "credentials_unfit" => {
+            "user name and password are too long, by themselves or with the client id, or hold U+0000"
+        }
         "guessing" => "too many wrong passwords from this address or for this user",
         "unknown_user" => "no such user",
         "wrong_password" => "wrong password",

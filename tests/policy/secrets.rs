@@ -69,7 +69,8 @@ fn log_lines() {
 #[test]
 fn what_is_wrong_with_a_configuration() {
     let keys = "connect_mode local_reply_cluster login ignore_colons_in_username topic_mapping sparkplug \
-        subscription_ttl qos0_max_length will_refresh retained_max_size login_timeout max_credentials_size \
+        subscription_ttl qos0_max_length shared_max_length will_refresh retained_max_size login_timeout packet_timeout max_memory \
+        max_credentials_size \
         max_packet_size_unauthenticated max_packet_size_authenticated frame_max heartbeat ssl_cert_login_from \
         ssl_cert_login_san_type ssl_cert_login_san_index ssl_cert_client_id_from ssl_cert_client_id_san_type \
         ssl_cert_client_id_san_index max_login_failures_per_address max_login_failures_per_user \
@@ -78,7 +79,7 @@ fn what_is_wrong_with_a_configuration() {
         queue_prefix cluster allow_anonymous default_user default_pass loopback_users ssl_cert_login users \
         broker_user broker_pass permissions topic_permissions client_id_pattern publish subscribe on_unauthorized \
         retained prefetch message_rate byte_rate client_message_rate client_byte_rate max_connections max_inflight \
-        max_payload_size max_qos retain_allowed max_topic_levels max_subscriptions nonsense";
+        max_payload_size max_qos retain_allowed max_topic_levels max_subscriptions max_shared_subscriptions nonsense";
     let mut errors = 0;
     for key in keys.split_whitespace() {
         for wrong in [json!(true), json!(-1.5), json!(["x", 7]), json!({ "x": 7 }), json!("?"), json!([[]])] {

@@ -1,13 +1,16 @@
 //! Leveret as a proxy-wasm network filter: what connects the core to Envoy, and nothing that decides.
 //!
-//! `root` is one plugin configuration on one worker, `stream` one client connection, `builds` this module among those before and
-//! after it, `estate` the metrics that outlive it, `host` the calls to the proxy. Envoy's words (downstream, upstream) end here: the
+//! `root` is one plugin configuration on one worker, `stream` one client connection, `due` what is done for connections a little at a
+//! time, `builds` this module among those before and after it, `estate` the metrics that outlive it, `memory` what is in use of the
+//! module's, `host` the calls to the proxy. Envoy's words (downstream, upstream) end here: the
 //! core speaks of client and broker.
 #![expect(missing_docs, reason = "the SDK's macro exports its entry point without a word")]
 
 mod builds;
+mod due;
 mod estate;
 mod host;
+mod memory;
 mod root;
 mod stream;
 

@@ -3,6 +3,7 @@
 use crate::{
     BUILD, STAMP,
     builds::Builds,
+    due::{Due, TICK_MILLIS},
     estate::Estate,
     host::{self, Buffer, Level, MetricKind, Status},
     stream::{Connection, Stream, Unconfigured},
@@ -14,6 +15,7 @@ use core::{
 use leveret::{
     Config, Gate,
     event::{self, Event},
+    log::Ceiling,
     metrics::{Kind, Metric},
     policy::shared::{self, Shared},
     time::Instant,
@@ -22,10 +24,7 @@ use proxy_wasm::{
     traits::{Context, RootContext, StreamContext},
     types::ContextType,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, rc::Rc};
 
 /// The root context.
 #[derive(Default)]
@@ -78,18 +77,24 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        self.worker.tick();
+        let now = self.worker.now();
+        self.worker.tick(now);
         if let Some((_, gate)) = &self.config {
-            gate.handle_tick(self.worker.now());
+            gate.handle_tick(now);
+            if let Some(bytes) = gate.poll_memory_warning(now) {
+                let line = format!("{} MiB of memory are in use: no new clients (max_memory)", bytes >> 20);
+                host::log(Level::Warn, &line);
+            }
         }
     }
 
-    /// A connection has bytes to put back, see [`crate::stream`].
+    /// A connection has bytes to put back, see [`crate::stream`], or there is other work, see [`crate::due`]. There is a call for each
+    /// entry.
     fn on_queue_ready(&mut self, id: u32) {
-        while let Ok(bytes) = host::dequeue(id) {
-            if let Ok(connection) = bytes.try_into() {
-                self.worker.put_back(u32::from_le_bytes(connection));
-            }
+        let Ok(entry) = host::dequeue(id) else { return };
+        match entry.try_into() {
+            Ok(connection) => self.worker.put_back(u32::from_le_bytes(connection)),
+            Err(_) => self.worker.handle_call(),
         }
     }
 
@@ -121,6 +126,7 @@ pub(crate) struct Worker {
     /// Tells this worker's connections from those of other workers and other Envoys.
     seed: Cell<u32>,
     log_level: Cell<u32>,
+    ceiling: RefCell<Ceiling>,
     warned: Cell<bool>,
     /// Metric numbers by tenant. Each is defined when it is first needed: most never are.
     metrics: RefCell<BTreeMap<Box<str>, BTreeMap<Metric, u32>>>,
@@ -128,8 +134,9 @@ pub(crate) struct Worker {
     connections: RefCell<BTreeMap<u32, Rc<RefCell<Connection>>>>,
     /// From the virtual machine's start on.
     builds: RefCell<Option<Builds>>,
-    /// Who is to be woken when: a tick costs what is due, not what exists.
-    alarms: RefCell<BTreeSet<(Instant, u32)>>,
+    pub(crate) due: Due,
+    /// When to look again at what need not be looked at in each tick.
+    look_at: Cell<Option<Instant>>,
 }
 
 impl Worker {
@@ -185,13 +192,14 @@ impl Worker {
     }
 
     /// Logs an event, if anyone listens.
-    pub(crate) fn log(&self, client: &dyn core::fmt::Display, event: &Event) {
-        let level = match event.level() {
+    pub(crate) fn log(&self, client: &dyn core::fmt::Display, event: &Event, loudness: event::Level) {
+        let level = match loudness {
             event::Level::Debug => Level::Debug,
             event::Level::Info => Level::Info,
             event::Level::Warn => Level::Warn,
         };
-        if level as u32 >= self.log_level.get() {
+        let is_heard = level as u32 >= self.log_level.get();
+        if is_heard && self.ceiling.borrow_mut().admits(self.clock.get().now, loudness) {
             host::log(level, &format!("{client}: {event}"));
         }
     }
@@ -215,30 +223,26 @@ impl Worker {
         self.connections.borrow_mut().remove(&id);
     }
 
-    /// Has a connection woken by the first tick at or after `at`.
-    pub(crate) fn set_alarm(&self, id: u32, at: Instant) {
-        self.alarms.borrow_mut().insert((at, id));
-    }
-
-    pub(crate) fn cancel_alarm(&self, id: u32, at: Instant) {
-        self.alarms.borrow_mut().remove(&(at, id));
-    }
-
-    /// Has [`Connection::put_back`] called once the current callback and what it has put off are over, before the proxy reads on.
-    pub(crate) fn call_again(&self, id: u32) -> Result<(), Status> {
+    /// Has [`RootContext::on_queue_ready`] called with this entry, in a callback of its own.
+    pub(crate) fn call_back(&self, entry: &[u8]) -> Result<(), Status> {
         match self.again.get() {
-            Some(again) => host::enqueue(again, &id.to_le_bytes()),
-            // Then it is called later, with more bytes than the proxy's limit.
+            Some(again) => host::enqueue(again, entry),
+            // Then it is done by the tick, or later, with more bytes than the proxy's limit.
             None => Ok(()),
         }
     }
 
     fn put_back(&self, id: u32) {
+        self.with(id, |connection| connection.put_back(self));
+    }
+
+    /// Has the calls to the proxy be about this connection, if it is still there.
+    pub(crate) fn with(&self, id: u32, act: impl FnOnce(&mut Connection)) {
         let connection = self.connections.borrow().get(&id).cloned();
         if let Some(connection) = connection
             && self.checked(host::set_effective_context(id)).is_some()
         {
-            connection.borrow_mut().put_back(self);
+            act(&mut connection.borrow_mut());
         }
     }
 
@@ -252,28 +256,19 @@ impl Worker {
         self.checked(host::set_tick_period(TICK_MILLIS));
     }
 
-    fn tick(&self) {
-        self.refresh_log_level();
-        let now = self.now();
-        // Taken out first: what is woken may set its next alarm for this very moment.
-        let later = self.alarms.borrow_mut().split_off(&(now + Duration::from_nanos(1), 0));
-        for (_, id) in self.alarms.replace(later) {
-            let connection = self.connections.borrow().get(&id).cloned();
-            if let Some(connection) = connection
-                && self.checked(host::set_effective_context(id)).is_some()
-            {
-                connection.borrow_mut().on_alarm(now, self);
+    fn tick(&self, now: Instant) {
+        if !self.due.is_fast() || self.look_at.get().is_none_or(|at| at <= now) {
+            self.look_at.set(Some(now + Duration::from_millis(TICK_MILLIS.into())));
+            self.refresh_log_level();
+            self.look_at_builds(now);
+            if let Some(lines) = self.ceiling.borrow_mut().poll_left_out(now) {
+                let most = leveret::log::MAX_LINES;
+                let line =
+                    format!("{lines} lines were left out: at most {most} a second are written of a level");
+                host::log(Level::Warn, &line);
             }
         }
-        self.look_at_builds(now);
-        while let Some(id) = self.next_replaced(now) {
-            let connection = self.connections.borrow().get(&id).cloned();
-            if let Some(connection) = connection
-                && self.checked(host::set_effective_context(id)).is_some()
-            {
-                connection.borrow_mut().on_replaced(now, self);
-            }
-        }
+        self.work_in_tick(now);
     }
 
     fn look_at_builds(&self, now: Instant) {
@@ -283,7 +278,7 @@ impl Worker {
         }
     }
 
-    fn next_replaced(&self, now: Instant) -> Option<u32> {
+    pub(crate) fn next_replaced(&self, now: Instant) -> Option<u32> {
         self.builds.borrow_mut().as_mut()?.poll_end(now)
     }
 
@@ -298,7 +293,7 @@ impl Worker {
         self.builds.borrow().as_ref().map(|builds| builds.module.clone()).unwrap_or_default()
     }
 
-    /// Asked once a tick and not once an event: it can be changed while Envoy runs, and asking costs.
+    /// Asked ten times a second and not once an event: it can be changed while Envoy runs, and asking costs.
     fn refresh_log_level(&self) {
         if let Some(level) = self.checked(host::log_level()) {
             self.log_level.set(level);
@@ -372,5 +367,4 @@ fn fnv(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-const TICK_MILLIS: u32 = 100;
 const LONGEST_STEP: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@
 
 use crate::{
     host::{self, Buffer, Status},
+    memory,
     root::Worker,
 };
 use core::{cell::RefCell, fmt, net::SocketAddr};
@@ -44,7 +45,9 @@ impl Stream {
             id,
             address: source_address(),
             nonce: worker.nonce(id),
-            bridge: Bridge::new(config, gate, now),
+            bridge: Bridge::new(config, gate.clone(), now),
+            gate,
+            held: 0,
             is_known: false,
             is_introduced: false,
             has_ended: false,
@@ -52,7 +55,9 @@ impl Stream {
             is_stopped: false,
             to_put_back: Vec::new(),
             alarm: None,
+            has_turn_coming: false,
             closed: false,
+            gone: false,
         };
         let connection = Rc::new(RefCell::new(connection));
         worker.admit(id, connection.clone());
@@ -79,8 +84,8 @@ impl StreamContext for Stream {
         Action::Continue
     }
 
-    fn on_downstream_close(&mut self, _by: PeerType) {
-        self.connection.borrow_mut().on_downstream_close(self.worker.now(), &self.worker);
+    fn on_downstream_close(&mut self, by: PeerType) {
+        self.connection.borrow_mut().on_downstream_close(by, self.worker.now(), &self.worker);
     }
 
     fn on_upstream_close(&mut self, _by: PeerType) {
@@ -102,6 +107,9 @@ pub(crate) struct Connection {
     address: Option<SocketAddr>,
     nonce: u128,
     bridge: Bridge,
+    gate: Rc<Gate>,
+    /// Bytes of the module's memory that are in use for it.
+    held: isize,
     /// The core knows who the client is.
     is_known: bool,
     /// And the proxy does, too.
@@ -117,7 +125,11 @@ pub(crate) struct Connection {
     /// The alarm that is set, never later than the core's timeout. A timeout that moves out, as it does with
     /// every packet, leaves it alone: waking for nothing once is cheaper than moving it every time.
     alarm: Option<Instant>,
+    has_turn_coming: bool,
+    /// It is closed, or about to be.
     closed: bool,
+    /// The proxy has closed it.
+    gone: bool,
 }
 
 impl Connection {
@@ -127,23 +139,41 @@ impl Connection {
 
     fn on_downstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
         self.has_ended |= end;
-        let translated = self.translate_downstream(now, worker);
-        self.settle(translated.map(|()| Reply::None), now, worker);
+        self.measured(|it| {
+            let translated = it.translate_downstream(now, worker);
+            it.settle(translated.map(|()| Reply::None), now, worker);
+        });
     }
 
     fn on_upstream_data(&mut self, end: bool, now: Instant, worker: &Worker) {
-        let translated = self.translate_upstream(end, now, worker);
-        self.settle(translated, now, worker);
+        self.measured(|it| {
+            let translated = it.translate_upstream(end, now, worker);
+            it.settle(translated, now, worker);
+        });
     }
 
     /// Called by the tick at or after the alarm.
     pub(crate) fn on_alarm(&mut self, now: Instant, worker: &Worker) {
         self.alarm = None;
-        if self.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
-            self.bridge.handle_timeout(now);
+        self.on_time(now, worker);
+    }
+
+    /// Called when others have had their turns.
+    pub(crate) fn on_turn(&mut self, now: Instant, worker: &Worker) {
+        self.has_turn_coming = false;
+        if !self.closed {
+            self.on_time(now, worker);
         }
-        let flushed = self.flush(now, worker);
-        self.settle(flushed.map(|()| Reply::None), now, worker);
+    }
+
+    fn on_time(&mut self, now: Instant, worker: &Worker) {
+        self.measured(|it| {
+            if it.bridge.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                it.bridge.handle_timeout(now);
+            }
+            let flushed = it.flush(now, worker);
+            it.settle(flushed.map(|()| Reply::None), now, worker);
+        });
     }
 
     /// Called by the tick when a later build is to have the client.
@@ -153,8 +183,14 @@ impl Connection {
         self.settle(flushed.map(|()| Reply::None), now, worker);
     }
 
-    fn on_downstream_close(&mut self, now: Instant, worker: &Worker) {
+    /// When it was neither the client nor we, it was because of the broker's end: a connection that the broker resets is closed
+    /// by the proxy, which says nothing else of it.
+    fn on_downstream_close(&mut self, by: PeerType, now: Instant, worker: &Worker) {
+        if by == PeerType::Local && !self.closed {
+            self.bridge.handle_broker_closed(now);
+        }
         self.closed = true;
+        self.gone = true;
         self.bridge.handle_client_closed(now);
         self.settle(Ok(Reply::None), now, worker);
     }
@@ -163,6 +199,15 @@ impl Connection {
     fn on_upstream_close(&mut self, now: Instant, worker: &Worker) {
         self.bridge.handle_broker_closed(now);
         self.settle(Ok(Reply::UnderWay), now, worker);
+    }
+
+    /// Tells the core how much memory is in use, and how much of that for this connection.
+    fn measured(&mut self, work: impl FnOnce(&mut Self)) {
+        let before = memory::in_use();
+        self.gate.handle_memory(before);
+        work(self);
+        self.held = self.held.saturating_add_unsigned(memory::in_use()).saturating_sub_unsigned(before);
+        self.bridge.handle_held(self.held.try_into().unwrap_or(0));
     }
 
     fn translate_downstream(&mut self, now: Instant, worker: &Worker) -> Result<(), Status> {
@@ -222,9 +267,11 @@ impl Connection {
         if self.closed || !self.is_held || self.is_stopped {
             return;
         }
-        self.is_stopped = true;
-        let bytes = [STOP, &core::mem::take(&mut self.to_put_back)].concat();
-        worker.checked(host::put_back(Buffer::Downstream, &bytes));
+        self.measured(|it| {
+            it.is_stopped = true;
+            let bytes = [STOP, &core::mem::take(&mut it.to_put_back)].concat();
+            worker.checked(host::put_back(Buffer::Downstream, &bytes));
+        });
     }
 
     fn translate_upstream(&mut self, end: bool, now: Instant, worker: &Worker) -> Result<Reply, Status> {
@@ -266,7 +313,8 @@ impl Connection {
             for metric in event.metrics() {
                 worker.measure(self.bridge.tenant(), metric, 1);
             }
-            worker.log(&Client { address: self.address, bridge: &self.bridge }, &event);
+            let level = self.bridge.level(event);
+            worker.log(&Client { address: self.address, bridge: &self.bridge }, &event, level);
             if event.is_end() {
                 tell("end", &event.to_string());
             }
@@ -282,6 +330,11 @@ impl Connection {
             None => self.close(worker),
             Some(Reply::None) if self.bridge.close_due() => self.close(worker),
             Some(Reply::UnderWay) if self.bridge.close_due() => self.wake(now, worker),
+            Some(_) if self.bridge.wants_turn() => {
+                if !core::mem::replace(&mut self.has_turn_coming, true) {
+                    worker.give_turn(self.id);
+                }
+            }
             Some(_) => {
                 if let Some((at, _)) = self.bridge.poll_timeout() {
                     self.wake(at, worker);
@@ -303,20 +356,24 @@ impl Connection {
 
     fn close(&mut self, worker: &Worker) {
         self.closed = true;
-        worker.checked(host::close_downstream());
+        worker.close_soon(self.id);
+    }
+
+    pub(crate) const fn is_gone(&self) -> bool {
+        self.gone
     }
 
     fn wake(&mut self, at: Instant, worker: &Worker) {
         if self.alarm.is_none_or(|alarm| at < alarm) {
             self.sleep(worker);
             self.alarm = Some(at);
-            worker.set_alarm(self.id, at);
+            worker.due.set_alarm(self.id, at);
         }
     }
 
     fn sleep(&mut self, worker: &Worker) {
         if let Some(at) = self.alarm.take() {
-            worker.cancel_alarm(self.id, at);
+            worker.due.cancel_alarm(self.id, at);
         }
     }
 }

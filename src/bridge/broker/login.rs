@@ -78,8 +78,8 @@ impl BrokerSide {
     }
 
     fn tune_ok(&mut self) {
-        let (channel_max, frame_max, heartbeat) = (Role::ALL.len() as u16, self.frame_max, self.heartbeat);
-        ClientMethod::TuneOk { channel_max, frame_max, heartbeat }.encode(&mut self.out, 0);
+        let (frame_max, heartbeat) = (self.frame_max, self.heartbeat);
+        ClientMethod::TuneOk { channel_max: CHANNELS, frame_max, heartbeat }.encode(&mut self.out, 0);
     }
 
     /// Closes in good order: the broker handles all that was sent before, then answers [`Notice::Closed`].
@@ -119,8 +119,8 @@ impl BrokerSide {
                 }
                 self.phase = Phase::Tuning;
             }
-            (Phase::Tuning, BrokerMethod::Tune { frame_max, .. }) => {
-                self.tune(frame_max);
+            (Phase::Tuning, BrokerMethod::Tune { channel_max, frame_max }) => {
+                self.tune(channel_max, frame_max)?;
                 self.phase = Phase::Opening;
             }
             (Phase::Opening, BrokerMethod::OpenOk) => {
@@ -158,8 +158,18 @@ impl BrokerSide {
         Ok(None)
     }
 
-    fn tune(&mut self, broker_frame_max: u32) {
-        let Some(steps) = &mut self.sequential else { return };
+    /// The broker says what it allows; 0 is no limit. It closes a connection that wants more.
+    fn tune(&mut self, channel_max: u16, broker_frame_max: u32) -> Result<(), Error> {
+        if (1..CHANNELS).contains(&channel_max) {
+            return Err(Error::Login(LoginRefusal::ChannelMax(channel_max)));
+        }
+        let Some(steps) = &mut self.sequential else {
+            // It was proposed ahead of this.
+            return match (1..self.frame_max).contains(&broker_frame_max) {
+                true => Err(Error::Login(LoginRefusal::FrameMax(broker_frame_max))),
+                false => Ok(()),
+            };
+        };
         self.frame_max = match broker_frame_max {
             0 => steps.frame_max,
             limit => steps.frame_max.min(limit).max(amqp::FRAME_MIN_SIZE),
@@ -167,8 +177,12 @@ impl BrokerSide {
         let mut open = core::mem::take(&mut steps.open);
         self.tune_ok();
         self.out.append(&mut open);
+        Ok(())
     }
 }
+
+/// Channels that a connection may come to open.
+const CHANNELS: u16 = Role::ALL.len() as u16;
 
 /// RabbitMQ's MQTT plugin took the QoS of a message from a header until 3.13 brought message containers.
 fn is_rabbitmq_before_3_13(server_properties: amqp::Table<'_>) -> bool {

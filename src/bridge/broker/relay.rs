@@ -1,4 +1,4 @@
-//! What is sent on behalf of the broker rather than the client: copies of its own messages, and last words.
+//! What is sent beside the client's publishes: copies of messages for their readers and to be kept, and last words.
 
 use super::BrokerSide;
 use crate::amqp::{self, Address, ClientMethod, Properties, ShortStr};
@@ -15,7 +15,7 @@ impl BrokerSide {
     ///
     /// On a channel whose message was broken off there is nothing to be done: other frames would be an error there.
     pub(in crate::bridge) fn barrier(&mut self, role: Role) {
-        if self.is_publishing(role) {
+        if self.is_publishing(role) || self.channel(role).is_relaying {
             return;
         }
         for _ in 0..BARRIER {
@@ -23,17 +23,26 @@ impl BrokerSide {
         }
     }
 
-    /// Starts to publish a message of `body_size` bytes that is arriving from the broker.
-    pub(in crate::bridge) fn relay(&mut self, to: Address<'_>, properties: Properties<'_>, body_size: u64) {
-        amqp::publish(self.behind_login(), Role::Replay.channel(), to, properties, body_size);
-        self.relaying = body_size > 0;
+    /// Starts to publish a message of `body_size` bytes that is arriving, on a channel that is open.
+    pub(in crate::bridge) fn relay(
+        &mut self,
+        role: Role,
+        to: Address<'_>,
+        properties: Properties<'_>,
+        body_size: u64,
+    ) {
+        amqp::publish(self.behind_login(), role.channel(), to, properties, body_size);
+        self.channel(role).is_relaying = body_size > 0;
     }
 
-    /// Sends a piece of its body.
-    pub(in crate::bridge) fn relay_body(&mut self, bytes: &[u8], last: bool) {
-        let frame_max = self.frame_max;
-        amqp::body(self.behind_login(), Role::Replay.channel(), frame_max, bytes);
-        self.relaying = !last;
+    /// Sends a piece of its body; when its channel was closed meanwhile it is dropped.
+    pub(in crate::bridge) fn relay_body(&mut self, role: Role, bytes: &[u8], last: bool) {
+        if self.channel(role).is_relaying {
+            let frame_max = self.frame_max;
+            amqp::body(self.behind_login(), role.channel(), frame_max, bytes);
+            self.channel(role).is_relaying = !last;
+            self.answer_flow(role);
+        }
     }
 
     /// Puts a delivery back into its queue, or lets it die.

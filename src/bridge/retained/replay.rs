@@ -12,24 +12,26 @@
 //! ```
 //!
 //! The copy goes into the client's own queue, since two messages cannot be interleaved in MQTT, and passes through in the pieces in
-//! which it arrives. While one reader holds a message the others find its queue empty: they become its consumers, and the broker
-//! serves one after the other.
+//! which it arrives. While one reader holds a message the others find its queue empty: they go on with the next topic and come back.
+//! Nobody consumes these queues. A question that met a consumer instead of a queue would be answered by a client, some time, and no
+//! asker could know when all have answered; of queues it knows, since each handles the first question before it takes the second.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::overtaken::Overtaken;
-use super::{Names, QUESTION_PRIORITY, question_key};
+use super::{Names, Place, QUESTION_PRIORITY, question_key};
 use crate::amqp::ShortText;
 use crate::amqp::reply_code::NOT_FOUND;
 use crate::amqp::{
-    Address, ClientMethod, ContentHeader, MethodId, MqttHeaders, PUBLISH_QOS, Properties, QueueArguments,
-    QueueFlags, ShortStr,
+    Address, ClientMethod, ContentHeader, MethodId, MqttHeaders, Properties, QueueArguments, QueueFlags,
+    ShortStr,
 };
 use crate::bridge::broker::BrokerSide;
 use crate::bridge::channel::{Awaited, Role};
 use crate::bridge::queues::Level;
 use crate::bridge::session::Refused;
+use crate::event::Event;
 use crate::mqtt::QoS;
 use crate::time::{Duration, Instant};
 use crate::topic;
@@ -39,6 +41,14 @@ const ANSWERS: usize = 32;
 
 /// How many messages are held at once, out of reach for other readers.
 const MESSAGES: usize = 8;
+
+/// How often a queue that is found empty is asked again at once. A reader holds a message for a round trip, so that many of them get it
+/// one after the other.
+const EAGER: u32 = 64;
+
+/// How long is waited from then on, each time twice as long as before.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long an empty queue is waited for: a reader whose host died holds its message for as long as the broker takes to notice. A
 /// queue may also be empty because it is there for a will.
@@ -59,8 +69,6 @@ pub(in crate::bridge) enum Step {
     Exchange,
     Declare,
     Get,
-    Wait,
-    Cancel,
 }
 
 /// The retained messages that a client is still to be given.
@@ -77,12 +85,10 @@ pub(in crate::bridge) struct Replayer {
     /// Topics whose messages are to be fetched, and those that are asked for, in order.
     found: VecDeque<Found>,
     fetching: VecDeque<Found>,
-    /// Those whose messages were not there, by consumer tag, and until when they are waited for.
-    waiting: BTreeMap<Box<[u8]>, (Found, Instant)>,
-    consumers: u64,
-    /// The delivery that is announced, of which consumer, and the one whose body is on its way.
+    /// Those whose messages were not there, and when they are asked for again.
+    waiting: VecDeque<(Found, Instant)>,
+    /// The delivery that is announced, and the one whose body is on its way.
     announced: u64,
-    announced_to: Option<Box<[u8]>>,
     holding: Option<u64>,
     /// Publishes since the channel was opened.
     published: u64,
@@ -92,6 +98,8 @@ pub(in crate::bridge) struct Replayer {
 struct Filter {
     binding_key: Box<str>,
     level: Level,
+    /// Whether any topic has answered.
+    is_answered: bool,
 }
 
 /// A topic that may have a retained message.
@@ -99,6 +107,9 @@ struct Found {
     queue: ShortText,
     key: Box<str>,
     level: Level,
+    /// How often its queue was empty, and until when that is no reason to give up.
+    misses: u32,
+    until: Option<Instant>,
 }
 
 enum Phase {
@@ -114,6 +125,7 @@ enum Phase {
     Questioning {
         filter: Filter,
         confirm: u64,
+        returned: bool,
     },
     /// So many answers are asked for; `drained` once there are no more.
     Listening {
@@ -139,29 +151,17 @@ impl Replayer {
             phase: Phase::Idle,
             found: VecDeque::new(),
             fetching: VecDeque::new(),
-            waiting: BTreeMap::new(),
-            consumers: 0,
+            waiting: VecDeque::new(),
             announced: 0,
-            announced_to: None,
             holding: None,
             published: 0,
             overtaken: Overtaken::default(),
         }
     }
 
-    /// Whether another SUBSCRIBE may come.
+    /// Whether further filters may come.
     pub(in crate::bridge) fn has_room(&self) -> bool {
         self.jobs.len() < MAX_FILTERS
-    }
-
-    /// The client has subscribed to a filter.
-    pub(in crate::bridge) fn replay(&mut self, binding_key: &[u8], level: Level, broker: &mut BrokerSide) {
-        self.overtaken.forget(binding_key);
-        let Ok(binding_key) = core::str::from_utf8(binding_key) else { return };
-        if !self.is_off {
-            self.jobs.push_back(Filter { binding_key: binding_key.into(), level });
-            self.start(broker);
-        }
     }
 
     /// Whether messages are still looked for. Those that another reader holds are waited for besides.
@@ -169,26 +169,40 @@ impl Replayer {
         !matches!(self.phase, Phase::Idle) || !self.jobs.is_empty()
     }
 
-    /// When the first of the queues that are waited for is to be given up.
+    /// The client has subscribed to a filter.
+    pub(in crate::bridge) fn replay(&mut self, binding_key: &[u8], level: Level, broker: &mut BrokerSide) {
+        let Ok(binding_key) = core::str::from_utf8(binding_key) else { return };
+        if !self.is_off {
+            self.jobs.push_back(Filter { binding_key: binding_key.into(), level, is_answered: false });
+            self.start(broker);
+        }
+    }
+
+    /// When the first of the queues that are waited for is to be asked again.
     pub(in crate::bridge) fn wakes_at(&self) -> Option<Instant> {
-        self.waiting.values().map(|&(_, until)| until).min()
+        self.waiting.iter().map(|&(_, at)| at).min()
     }
 
     /// The time has come.
     pub(in crate::bridge) fn wake(&mut self, now: Instant, broker: &mut BrokerSide) {
-        if self.holding.is_some() {
-            // Nothing may cut into its body.
-            return self.waiting.values_mut().for_each(|(_, until)| *until = now + PATIENCE);
+        for _ in 0..self.waiting.len() {
+            match self.waiting.pop_front() {
+                Some((found, at)) if at <= now => self.found.push_back(found),
+                still => self.waiting.extend(still),
+            }
         }
-        let (over, waiting) =
-            core::mem::take(&mut self.waiting).into_iter().partition(|&(_, (_, until))| until <= now);
-        self.waiting = waiting;
-        let over: BTreeMap<_, _> = over;
-        over.keys().for_each(|consumer_tag| cancel(consumer_tag, broker));
+        // Nothing may cut into a body.
+        if self.holding.is_none() {
+            self.fetch(broker);
+        }
     }
 
     /// Starts the next job when none is under way.
     fn start(&mut self, broker: &mut BrokerSide) {
+        if matches!(self.phase, Phase::Idle) && !self.found.is_empty() {
+            self.phase = Phase::Fetching { filter: None };
+            return self.fetch(broker);
+        }
         while matches!(self.phase, Phase::Idle)
             && self.holding.is_none()
             && let Some(filter) = self.jobs.pop_front()
@@ -223,7 +237,7 @@ impl Replayer {
 
     /// Nothing is there.
     pub(in crate::bridge) const fn returned(&mut self) {
-        if let Phase::Asking { returned, .. } = &mut self.phase {
+        if let Phase::Asking { returned, .. } | Phase::Questioning { returned, .. } = &mut self.phase {
             *returned = true;
         }
     }
@@ -236,7 +250,11 @@ impl Replayer {
             Phase::Asking { filter, question, confirm, .. } if is_it(confirm) => {
                 self.found_something(filter, &question, broker);
             }
-            Phase::Questioning { filter, confirm } if is_it(confirm) => self.listen(filter, broker),
+            Phase::Questioning { mut filter, confirm, returned } if is_it(confirm) => {
+                // Cleared meanwhile, so that nobody is to answer.
+                filter.is_answered = returned;
+                self.listen(filter, broker);
+            }
             other => self.phase = other,
         }
     }
@@ -259,7 +277,7 @@ impl Replayer {
         self.ask(question, Some(asker.as_short().as_bytes()), broker);
         // Each queue has answered the first question before it takes note of the second.
         let confirm = self.ask(question, None, broker);
-        self.phase = Phase::Questioning { filter, confirm };
+        self.phase = Phase::Questioning { filter, confirm, returned: false };
     }
 
     fn listen(&mut self, filter: Filter, broker: &mut BrokerSide) {
@@ -273,7 +291,8 @@ impl Replayer {
 
     fn find(&mut self, key: &[u8], level: Level) {
         if let Some(place) = self.names.place(key) {
-            self.found.push_back(Found { queue: place.queue, key: place.key, level });
+            let Place { queue, key, .. } = place;
+            self.found.push_back(Found { queue, key, level, misses: 0, until: None });
         }
     }
 
@@ -299,20 +318,30 @@ impl Replayer {
     }
 
     /// A step is done; of a basic.get, in vain.
-    pub(in crate::bridge) fn done(&mut self, now: Instant, step: Step, broker: &mut BrokerSide) {
+    pub(in crate::bridge) fn done(
+        &mut self,
+        now: Instant,
+        step: Step,
+        broker: &mut BrokerSide,
+    ) -> Option<Event> {
+        let mut event = None;
         match (step, &mut self.phase) {
-            (Step::Get, Phase::Listening { drained, .. }) => {
+            (Step::Get, Phase::Listening { filter, drained, .. }) => {
                 *drained = true;
+                if !core::mem::replace(&mut filter.is_answered, true) {
+                    event = Some(Event::Unanswered);
+                }
                 self.heard(broker);
             }
             (Step::Get, _) => {
                 if let Some(found) = self.fetching.pop_front() {
-                    self.wait_for(now, found, broker);
+                    self.wait_for(now, found);
                 }
                 self.fetch(broker);
             }
-            (Step::Exchange | Step::Declare | Step::Wait | Step::Cancel, _) => {}
+            (Step::Exchange | Step::Declare, _) => {}
         }
+        event
     }
 
     /// One answer less to wait for.
@@ -329,30 +358,23 @@ impl Replayer {
     }
 
     /// Another reader has the message, or there is none.
-    fn wait_for(&mut self, now: Instant, found: Found, broker: &mut BrokerSide) {
-        if self.waiting.len() == MAX_WAITING {
-            return;
+    fn wait_for(&mut self, now: Instant, mut found: Found) {
+        found.misses += 1;
+        let Some(pauses) = found.misses.checked_sub(EAGER) else { return self.found.push_back(found) };
+        let pause = (FIRST_PAUSE * (1 << pauses.min(16))).min(LONGEST_PAUSE);
+        let until = *found.until.get_or_insert(now + PATIENCE);
+        if until > now && self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back((found, now + pause));
         }
-        self.consumers += 1;
-        let consumer_tag: Box<[u8]> = format!("retained{}", self.consumers).into_bytes().into();
-        let consume = ClientMethod::BasicConsume {
-            queue: found.queue.as_short(),
-            consumer_tag: ShortStr::new(&consumer_tag).unwrap_or(ShortStr::EMPTY),
-            no_ack: false,
-            exclusive: false,
-        };
-        broker.request(Role::Replay, consume, Awaited::Replay(Step::Wait));
-        self.waiting.insert(consumer_tag, (found, now + PATIENCE));
     }
 
-    /// There is a message, by basic.get or for a consumer.
-    pub(in crate::bridge) fn announced(&mut self, consumer_tag: Option<&[u8]>, delivery_tag: u64) {
+    /// There is a message.
+    pub(in crate::bridge) const fn announced(&mut self, delivery_tag: u64) {
         self.announced = delivery_tag;
-        self.announced_to = consumer_tag.map(Box::from);
     }
 
-    /// Its header: of an answer or a question, or of a retained message that was published at this QoS and is copied to `queues`, the
-    /// client's at each level.
+    /// Its header: of an answer, or of a retained message that was published at this QoS and is copied to `queues`, the client's at each
+    /// level.
     pub(in crate::bridge) fn got(
         &mut self,
         header: &ContentHeader<'_>,
@@ -360,19 +382,9 @@ impl Replayer {
         published: QoS,
         broker: &mut BrokerSide,
     ) {
-        match (self.announced_to.take(), &self.phase) {
-            // Somebody's question met a consumer instead of a queue that is too long. When it is dead, that is the answer.
-            (Some(_), _) if header.body_size == 0 && header.integer(PUBLISH_QOS.as_bytes()).is_none() => {
-                broker.give_back(Role::Replay, self.announced, false);
-            }
-            (Some(consumer_tag), _) => match self.waiting.remove(&consumer_tag) {
-                Some((found, _)) => {
-                    cancel(&consumer_tag, broker);
-                    self.copy(&found, header, queues, published, broker);
-                }
-                None => broker.give_back(Role::Replay, self.announced, true),
-            },
-            (None, Phase::Listening { filter, .. }) => {
+        match &mut self.phase {
+            Phase::Listening { filter, .. } => {
+                filter.is_answered = true;
                 let key = header.text(b"x-first-death-queue").and_then(|queue| self.names.topic_of(queue));
                 if let Some(key) = key.filter(|key| topic::subscribes(filter.binding_key.as_bytes(), key)) {
                     let level = filter.level;
@@ -380,7 +392,7 @@ impl Replayer {
                 }
                 self.heard(broker);
             }
-            (None, _) => {
+            _ => {
                 if let Some(found) = self.fetching.pop_front() {
                     self.copy(&found, header, queues, published, broker);
                 }
@@ -406,19 +418,19 @@ impl Replayer {
             persistent: found.level == Level::One && published > QoS::AtMostOnce,
             mqtt_headers: Some(mqtt_headers),
             retained: Some(found.key.as_bytes()),
+            moment: Some(self.overtaken.copied()),
             ..Properties::default()
         };
         let to = Address::queue(*found.level.of(&queues));
-        broker.relay(to, properties, header.body_size);
+        broker.relay(Role::Replay, to, properties, header.body_size);
         self.published += 1;
-        self.overtaken.copied();
         self.holding = Some(self.announced);
     }
 
     /// A piece of its body.
     pub(in crate::bridge) fn body(&mut self, bytes: &[u8], last: bool, broker: &mut BrokerSide) {
         let Some(delivery_tag) = self.holding else { return };
-        broker.relay_body(bytes, last);
+        broker.relay_body(Role::Replay, bytes, last);
         if last {
             self.holding = None;
             broker.give_back(Role::Replay, delivery_tag, true);
@@ -432,23 +444,16 @@ impl Replayer {
         self.overtaken.overtakes(is_idle);
     }
 
-    /// A queue that was waited for is gone.
-    pub(in crate::bridge) fn cancelled(&mut self, consumer_tag: &[u8]) {
-        self.waiting.remove(consumer_tag);
-    }
-
     /// The broker refused what was asked, and closed the channel.
     pub(in crate::bridge) fn refused(&mut self, why: Refused<'_>, broker: &mut BrokerSide) {
         self.holding = None;
-        self.announced_to = None;
         let missing_left = self.missing_left.checked_sub(1).filter(|_| why.code == NOT_FOUND);
         let Some(missing_left) = missing_left else { return self.stop() };
         self.missing_left = missing_left;
-        // Those behind the one that is missing were not looked at, and the consumers are gone with their channel.
-        let consumed = core::mem::take(&mut self.waiting).into_values().map(|(found, _)| found);
+        // Those behind the one that is missing were not looked at.
         let is_blamed = |at: usize| at == 0 && why.method == MethodId::BASIC_GET;
         let fetched = core::mem::take(&mut self.fetching).into_iter().enumerate();
-        self.found.extend(fetched.filter(|&(at, _)| !is_blamed(at)).map(|(_, found)| found).chain(consumed));
+        self.found.extend(fetched.filter(|&(at, _)| !is_blamed(at)).map(|(_, found)| found));
         let filter = match core::mem::replace(&mut self.phase, Phase::Fetching { filter: None }) {
             Phase::Asking { filter, .. }
             | Phase::Questioning { filter, .. }
@@ -473,9 +478,4 @@ impl Replayer {
         self.waiting.clear();
         self.phase = Phase::Idle;
     }
-}
-
-fn cancel(consumer_tag: &[u8], broker: &mut BrokerSide) {
-    let consumer_tag = ShortStr::new(consumer_tag).unwrap_or(ShortStr::EMPTY);
-    broker.request(Role::Replay, ClientMethod::BasicCancel { consumer_tag }, Awaited::Replay(Step::Cancel));
 }

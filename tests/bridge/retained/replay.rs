@@ -13,11 +13,11 @@ fn a_filter_that_nothing_is_kept_for_costs_one_question() {
         both("{}", |t| {
             t.log_in();
             subscribed(t, filter, 1);
-            t.expect_all(REPLAY, [channel_open(), confirm_select(), qos(1), declare_exchange()]);
+            t.expect_all(REPLAY, [channel_open(), confirm_select(), declare_exchange()]);
             expect_question(t, asked, None);
             t.expect_silence();
-            t.replies(REPLAY, [channel_open_ok(), confirm_select_ok(), qos_ok(), exchange_declared()]);
-            returned_and_confirmed(t, REPLAY, 1);
+            t.replies(REPLAY, [channel_open_ok(), confirm_select_ok(), exchange_declared()]);
+            returned_and_confirmed(t, 1);
             t.expect_silence();
             t.hears_nothing();
         });
@@ -108,47 +108,83 @@ fn answers_are_asked_for_until_there_are_no_more() {
     });
 }
 
+/// No reader consumes a queue, so that each question is answered by the queue and not by somebody, some time.
 #[test]
-fn while_another_reader_has_the_message_this_one_waits_in_line() {
+fn while_another_reader_has_a_message_the_others_are_fetched() {
     both("{}", |t| {
-        asking(t, "a", 1, "mqtt-retained=a");
+        asking(t, "+", 1, "mqtt-retained>");
         t.reply(REPLAY, ack(1, false));
-        t.expect(REPLAY, get("a"));
+        let answers = expect_answers_queue(t);
+        t.reply(REPLAY, declared(&answers, 0));
+        t.reply(REPLAY, ack(3, true));
+        while t.broker.next_frame().is_some() {}
+        for topic in ["a", "b"] {
+            answered(t, &queue_of(topic));
+        }
+        t.replies(REPLAY, (0..30).map(|_| get_empty()));
+        t.expect_all(REPLAY, [get("a"), get("b")]);
         t.reply(REPLAY, get_empty());
-        t.expect(REPLAY, consume_queue(&queue_of("a"), "retained1", false, false));
-        t.reply(REPLAY, consumed("retained1"));
-        t.expect_silence();
-        // Somebody's question meets the consumer. Its death is the answer.
-        delivered(t, 1, None, b"");
-        t.expect(REPLAY, give_back(1, false));
-        t.expect_silence();
-        delivered(t, 2, Some(1), b"kept");
-        t.expect(REPLAY, cancel_consumer("retained1", false));
-        expect_copy(t, 2, b"kept");
-        t.reply(REPLAY, cancelled("retained1"));
+        t.expect(REPLAY, get("a"));
+        got(t, 1, 1, b"b");
+        expect_copy(t, 1, b"b");
+        t.reply(REPLAY, get_empty());
+        t.expect(REPLAY, get("a"));
+        got(t, 2, 1, b"a");
+        expect_copy(t, 2, b"a");
         t.expect_silence();
     });
 }
 
 #[test]
-fn a_message_that_never_comes_is_given_up() {
+fn a_message_that_stays_away_is_asked_for_more_and_more_seldom_and_given_up() {
     both("{}", |t| {
         asking(t, "a", 1, "mqtt-retained=a");
         t.reply(REPLAY, ack(1, false));
-        t.expect(REPLAY, get("a"));
-        t.reply(REPLAY, get_empty());
-        t.expect(REPLAY, consume_queue(&queue_of("a"), "retained1", false, false));
-        t.reply(REPLAY, consumed("retained1"));
-        for _ in 0..13 {
+        for _ in 0..64 {
+            t.expect(REPLAY, get("a"));
+            t.reply(REPLAY, get_empty());
+        }
+        t.expect_silence();
+        let mut asked = Vec::new();
+        for second in 0..300 {
+            t.advance(1000);
             t.client(PINGREQ);
             t.broker(scripted_broker::heartbeat());
-            t.advance(10_000);
+            while let Some(frame) = t.broker.next_frame() {
+                if frame == AMQPFrame::Method(REPLAY, get("a")) {
+                    asked.push(second);
+                    t.reply(REPLAY, get_empty());
+                }
+            }
         }
-        let told: Vec<_> = std::iter::from_fn(|| t.broker.next_frame()).collect();
-        assert!(told.contains(&AMQPFrame::Method(REPLAY, cancel_consumer("retained1", false))), "{told:?}");
-        // What was on its way goes back.
-        delivered(t, 1, Some(1), b"late");
-        t.expect(REPLAY, give_back(1, true));
+        assert!((10..30).contains(&asked.len()), "{asked:?}");
+        assert!(asked.iter().all(|second| (0..=135).contains(second)), "{asked:?}");
+        t.stays_open();
+    });
+}
+
+/// A policy's `dead-letter-routing-key` has them answer somebody else.
+#[test]
+fn topics_that_do_not_answer_are_told_of() {
+    both("{}", |t| {
+        asking(t, "+", 1, "mqtt-retained>");
+        t.reply(REPLAY, ack(1, false));
+        let answers = expect_answers_queue(t);
+        t.reply(REPLAY, declared(&answers, 0));
+        t.reply(REPLAY, ack(3, true));
+        t.replies(REPLAY, (0..32).map(|_| get_empty()));
+        t.stays_open();
+        assert_eq!(t.counter("retained.unanswered"), 1);
+    });
+}
+
+#[test]
+fn a_question_that_is_not_taken_is_no_end() {
+    both("{}", |t| {
+        asking(t, "a", 1, "mqtt-retained=a");
+        t.reply(REPLAY, nack(1));
+        t.expect(REPLAY, get("a"));
+        t.stays_open();
     });
 }
 
@@ -169,10 +205,7 @@ fn a_message_that_is_cleared_meanwhile_costs_the_others_nothing() {
         got(t, 4, 1, b"a");
         expect_copy(t, 4, b"a");
         t.reply(REPLAY, channel_close(404, "NOT_FOUND - no queue 'mqtt-retained-b' in vhost '/'", (60, 70)));
-        t.expect_all(
-            REPLAY,
-            [channel_close_ok(), channel_open(), confirm_select(), qos(1), declare_exchange()],
-        );
+        t.expect_all(REPLAY, [channel_close_ok(), channel_open(), confirm_select(), declare_exchange()]);
         t.expect(REPLAY, get("c"));
         t.expect_silence();
     });
@@ -192,24 +225,40 @@ fn a_user_who_may_not_read_what_is_kept_subscribes_all_the_same() {
     });
 }
 
-/// A message is routed before it is kept, so an older one may be given to a subscriber who has it already.
 #[test]
 fn a_copy_that_a_newer_message_has_overtaken_is_not_given() {
     both("{}", |t| {
         asking(t, "+", 1, "mqtt-retained>");
         t.deliver((1, 1, false), "a", retained_too(), b"new");
         t.hears(publish(1, 1, "a", b"new"));
-        copy_arrives(t, 1, 2, copy_of("a"), b"old");
+        copy_arrives(t, 1, 2, copy_of("a", 0), b"old");
         t.hears_nothing();
         t.expect(CONSUME, ack(2, false));
-        copy_arrives(t, 1, 3, copy_of("b"), b"other");
+        copy_arrives(t, 1, 3, copy_of("b", 0), b"other");
         t.hears(publish_flags(3, 2, "b", b"other"));
-        // Whoever subscribes anew gets it again.
+        // What is read from then on is given, to whoever subscribes anew.
         t.client(subscribe(2, &[("a", 1)]));
         t.reply(TOPOLOGY, bind_ok());
         t.hears(suback(2, &[1]));
-        copy_arrives(t, 1, 4, copy_of("a"), b"new");
+        copy_arrives(t, 1, 4, copy_of("a", 1), b"new");
         t.hears(publish_flags(3, 3, "a", b"new"));
+    });
+}
+
+/// So that it costs a copy nothing that others were overtaken, nor a SUBSCRIBE.
+#[test]
+fn a_copy_says_when_it_was_read() {
+    both("{}", |t| {
+        asking(t, "a", 1, "mqtt-retained=a");
+        for n in 1..=3 {
+            t.deliver((1, n, false), "z", retained_too(), b"live");
+        }
+        t.reply(REPLAY, ack(1, false));
+        t.expect(REPLAY, get("a"));
+        got(t, 9, 1, b"kept");
+        t.expect(REPLAY, publish_to_queue(OWN[1]));
+        let copy = t.expect_content(REPLAY, b"kept");
+        assert_eq!(header(&copy, "x-leveret-moment"), Some(AMQPValue::LongLongInt(3)));
     });
 }
 
@@ -219,50 +268,38 @@ fn a_publisher_cannot_make_a_message_a_retained_one() {
     both("{}", |t| {
         t.log_in();
         subscribed(t, "#", 1);
-        t.deliver((1, 1, false), "a", copy_of("b"), b"x");
+        t.deliver((1, 1, false), "a", copy_of("b", 0), b"x");
         t.hears(publish(1, 1, "a", b"x"));
     });
 }
 
 #[test]
 fn nothing_cuts_into_a_copy() {
-    for has_waited in [false, true] {
-        both("{}", |t| {
-            asking(t, "a", 1, "mqtt-retained=a");
-            t.reply(REPLAY, ack(1, false));
-            t.expect(REPLAY, get("a"));
-            if has_waited {
-                t.reply(REPLAY, get_empty());
-                t.expect(REPLAY, consume_queue(&queue_of("a"), "retained1", false, false));
-                t.reply(REPLAY, consumed("retained1"));
-                t.reply(REPLAY, deliver_from_queue("mqtt-retained=a", "retained1", 5));
-            } else {
-                t.reply(REPLAY, get_ok(5));
-            }
-            t.broker(scripted_broker::header(REPLAY, 8, published_at(1)));
-            if has_waited {
-                t.expect(REPLAY, cancel_consumer("retained1", false));
-            }
-            t.expect(REPLAY, publish_to_queue(OWN[1]));
-            t.broker(scripted_broker::body(REPLAY, b"half"));
-            t.client(subscribe(2, &[("b", 1)]));
-            t.replies(TOPOLOGY, [bind_ok()]);
-            t.hears(suback(2, &[1]));
-            t.client(PINGREQ);
-            t.broker(scripted_broker::body(REPLAY, b"half"));
-            let told: Vec<_> = std::iter::from_fn(|| t.broker.next_frame()).collect();
-            let on_replay = told.iter().filter(|frame| channel(frame) == REPLAY);
-            let mut on_replay =
-                on_replay.skip_while(|frame| matches!(frame, AMQPFrame::Header(..) | AMQPFrame::Body(..)));
-            assert_eq!(on_replay.next(), Some(&AMQPFrame::Method(REPLAY, give_back(5, true))), "{told:?}");
-            let Some(AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Publish(question)))) =
-                on_replay.next()
-            else {
-                panic!("{told:?}")
-            };
-            assert_eq!(question.routing_key.as_str(), "mqtt-retained=b");
-        });
-    }
+    both("{}", |t| {
+        asking(t, "a", 1, "mqtt-retained=a");
+        t.reply(REPLAY, ack(1, false));
+        t.expect(REPLAY, get("a"));
+        t.reply(REPLAY, get_ok(5));
+        t.broker(scripted_broker::header(REPLAY, 8, published_at(1)));
+        t.expect(REPLAY, publish_to_queue(OWN[1]));
+        t.broker(scripted_broker::body(REPLAY, b"half"));
+        t.client(subscribe(2, &[("b", 1)]));
+        t.replies(TOPOLOGY, [bind_ok()]);
+        t.hears(suback(2, &[1]));
+        t.client(PINGREQ);
+        t.broker(scripted_broker::body(REPLAY, b"half"));
+        let told: Vec<_> = std::iter::from_fn(|| t.broker.next_frame()).collect();
+        let on_replay = told.iter().filter(|frame| channel(frame) == REPLAY);
+        let mut on_replay =
+            on_replay.skip_while(|frame| matches!(frame, AMQPFrame::Header(..) | AMQPFrame::Body(..)));
+        assert_eq!(on_replay.next(), Some(&AMQPFrame::Method(REPLAY, give_back(5, true))), "{told:?}");
+        let Some(AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Publish(question)))) =
+            on_replay.next()
+        else {
+            panic!("{told:?}")
+        };
+        assert_eq!(question.routing_key.as_str(), "mqtt-retained=b");
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Channels: each method and what it is answered.
 
 use super::exchange::{Binding, Kind};
-use super::publish::{Confirms, Incoming, Transaction};
+use super::publish::{Confirms, Incoming, Transaction, Verdict};
 use super::queue::{Consumer, Refusal, Stored};
 use super::{Broker, ChannelId, Message};
 use amq_protocol::{
@@ -10,7 +10,7 @@ use amq_protocol::{
     types::AMQPValue,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 use support::methods as say;
@@ -38,6 +38,9 @@ pub(super) struct Channel {
 
 pub(super) enum Late {
     ConsumeOk {
+        tag: String,
+    },
+    CancelOk {
         tag: String,
     },
     Deliver {
@@ -106,7 +109,7 @@ impl Broker {
             Some(it) if it.is_closing => {
                 if matches!(frame, AMQPFrame::Method(_, AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))))
                 {
-                    self.connection(at.0).channels.remove(&at.1);
+                    self.release_channel(at);
                 }
                 return;
             }
@@ -122,8 +125,10 @@ impl Broker {
             other => panic!("a client does not send {other:?}"),
         };
         if let Err((code, text)) = result {
-            self.release_held(at);
-            *self.channel(at).expect("it was looked at") = Channel { is_closing: true, ..Channel::default() };
+            self.release_consumed(at);
+            let channel = self.channel(at).expect("it was looked at");
+            let unacked = std::mem::take(&mut channel.unacked);
+            *channel = Channel { is_closing: true, unacked, ..Channel::default() };
             self.say(at.0, at.1, say::channel_close(code, &text, id));
         }
     }
@@ -233,16 +238,14 @@ impl Broker {
             M::Consume(consume) => self.consume(at, &consume).map(|()| None),
             M::Cancel(cancel) => {
                 let tag = cancel.consumer_tag.to_string();
-                // Said first: RabbitMQ's queue could still deliver in between, and that is chance enough elsewhere.
-                self.say(
-                    at.0,
-                    at.1,
-                    AMQPClass::Basic(M::CancelOk(basic::CancelOk { consumer_tag: cancel.consumer_tag })),
-                );
-                if let Some(queue) = self.open_channel(at).consumers.remove(&tag) {
-                    self.remove_consumer(&queue, at, &tag);
-                    self.serve_others(&queue);
-                }
+                let Some(queue) = self.open_channel(at).consumers.remove(&tag) else {
+                    let cancel_ok = basic::CancelOk { consumer_tag: cancel.consumer_tag };
+                    return Ok(Some(M::CancelOk(cancel_ok)));
+                };
+                // The queue says so, behind its last delivery.
+                self.open_channel(at).late.push_back(Late::CancelOk { tag: tag.clone() });
+                self.remove_consumer(&queue, at, &tag);
+                self.serve_others(&queue);
                 Ok(None)
             }
             M::Publish(method) => {
@@ -251,19 +254,16 @@ impl Broker {
             }
             M::Get(get) => self.get(at, &get).map(|()| None),
             M::Ack(ack) => {
-                for (tag, unacked) in self.acknowledged(at, ack.delivery_tag, ack.multiple)? {
-                    match &mut self.open_channel(at).transaction {
-                        Some(transaction) => transaction.acknowledged.push((tag, unacked)),
-                        None => {
-                            self.settle(at, &unacked);
-                            self.run(&unacked.queue);
-                        }
-                    }
-                }
-                Ok(None)
+                self.judge(at, (ack.delivery_tag, ack.multiple), Verdict::Acknowledged).map(|()| None)
             }
-            M::Nack(nack) => self.nack(at, nack.delivery_tag, nack.multiple, nack.requeue).map(|()| None),
-            M::Reject(reject) => self.nack(at, reject.delivery_tag, false, reject.requeue).map(|()| None),
+            M::Nack(nack) => {
+                let verdict = Verdict::Rejected { requeue: nack.requeue };
+                self.judge(at, (nack.delivery_tag, nack.multiple), verdict).map(|()| None)
+            }
+            M::Reject(reject) => {
+                let verdict = Verdict::Rejected { requeue: reject.requeue };
+                self.judge(at, (reject.delivery_tag, false), verdict).map(|()| None)
+            }
             other => panic!("not in this broker: {other:?}"),
         }
     }
@@ -334,23 +334,31 @@ impl Broker {
         channel.late.push_back(Late::Deliver { method: deliver, message });
     }
 
-    fn nack(
+    /// Deliveries are acknowledged or given back: at once, or when the transaction is committed.
+    fn judge(
         &mut self,
         at: ChannelId,
-        delivery_tag: u64,
-        multiple: bool,
-        requeue: bool,
+        (delivery_tag, multiple): (u64, bool),
+        verdict: Verdict,
     ) -> Result<(), Refusal> {
-        for (_, unacked) in self.acknowledged(at, delivery_tag, multiple)? {
-            let name = unacked.queue.clone();
-            self.settle(at, &unacked);
-            match requeue {
-                true => self.requeue(unacked),
-                false => self.reject(&unacked),
+        for (tag, unacked) in self.acknowledged(at, delivery_tag, multiple)? {
+            match &mut self.open_channel(at).transaction {
+                Some(transaction) => transaction.settled.push((tag, unacked, verdict)),
+                None => self.settle_now(at, unacked, verdict),
             }
-            self.serve_others(&name);
         }
         Ok(())
+    }
+
+    pub(super) fn settle_now(&mut self, at: ChannelId, unacked: Unacked, verdict: Verdict) {
+        let name = unacked.queue.clone();
+        self.settle(at, &unacked);
+        match verdict {
+            Verdict::Acknowledged => return self.run(&name),
+            Verdict::Rejected { requeue: true } => self.requeue(unacked),
+            Verdict::Rejected { requeue: false } => self.reject(&unacked),
+        }
+        self.serve_others(&name);
     }
 
     /// Deliveries that an acknowledgement is about. 0 with `multiple` is all there are.
@@ -383,6 +391,10 @@ impl Broker {
                 Late::ConsumeOk { tag } => {
                     let consume_ok = basic::ConsumeOk { consumer_tag: tag.into() };
                     self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok)));
+                }
+                Late::CancelOk { tag } => {
+                    let cancel_ok = basic::CancelOk { consumer_tag: tag.into() };
+                    self.say(at.0, at.1, AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok)));
                 }
                 Late::Deliver { method, message } => {
                     self.say_content(at, AMQPClass::Basic(basic::AMQPMethod::Deliver(method)), &message);
@@ -442,6 +454,15 @@ impl Broker {
         self.connection(at.0).channels.remove(&at.1);
     }
 
+    /// What it holds of queues that it consumes goes back; of others, once it has gone.
+    fn release_consumed(&mut self, at: ChannelId) {
+        let Some(channel) = self.channel(at) else { return };
+        let consumed: BTreeSet<String> = channel.consumers.values().cloned().collect();
+        let others = channel.unacked.extract_if(.., |_, it| !consumed.contains(&it.queue)).collect();
+        self.release_held(at);
+        self.open_channel(at).unacked = others;
+    }
+
     /// Each queue has its messages again before somebody else is served from it.
     fn release_held(&mut self, at: ChannelId) {
         let Some(channel) = self.channel(at) else { return };
@@ -449,7 +470,7 @@ impl Broker {
         let transaction = channel.transaction.take().unwrap_or_default();
         let unacked = std::mem::take(&mut channel.unacked)
             .into_values()
-            .chain(transaction.acknowledged.into_iter().map(|(_, unacked)| unacked));
+            .chain(transaction.settled.into_iter().map(|(_, unacked, _)| unacked));
         let mut queues: BTreeMap<String, Vec<Unacked>> = BTreeMap::new();
         for it in unacked {
             queues.entry(it.queue.clone()).or_default().push(it);

@@ -23,7 +23,15 @@ pub(super) struct Confirms {
 #[derive(Default)]
 pub(super) struct Transaction {
     pub(super) publishes: Vec<(bool, Rc<Message>)>,
-    pub(super) acknowledged: Vec<(u64, Unacked)>,
+    /// Deliveries that were acknowledged or given back, in order.
+    pub(super) settled: Vec<(u64, Unacked, Verdict)>,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Copy)]
+pub(super) enum Verdict {
+    Acknowledged,
+    Rejected { requeue: bool },
 }
 
 impl Broker {
@@ -88,13 +96,12 @@ impl Broker {
             }
             tx::AMQPMethod::Commit(_) => {
                 let transaction = self.open_channel(at).transaction.as_mut().ok_or_else(not_transactional)?;
-                let Transaction { publishes, acknowledged } = std::mem::take(transaction);
+                let Transaction { publishes, settled } = std::mem::take(transaction);
                 for (mandatory, message) in publishes {
                     self.publish_now(at, mandatory, &message);
                 }
-                for (_, unacked) in acknowledged {
-                    self.settle(at, &unacked);
-                    self.run(&unacked.queue);
+                for (_, unacked, verdict) in settled {
+                    self.settle_now(at, unacked, verdict);
                 }
                 self.open_channel(at).late.push_back(Late::CommitOk);
                 Ok(None)
@@ -102,8 +109,8 @@ impl Broker {
             tx::AMQPMethod::Rollback(_) => {
                 let channel = self.open_channel(at);
                 let transaction = channel.transaction.as_mut().ok_or_else(not_transactional)?;
-                // What was acknowledged in it is not.
-                for (tag, unacked) in std::mem::take(transaction).acknowledged {
+                // What was acknowledged or given back in it is not.
+                for (tag, unacked, _) in std::mem::take(transaction).settled {
                     channel.unacked.insert(tag, unacked);
                 }
                 Ok(Some(tx::AMQPMethod::RollbackOk(tx::RollbackOk {})))

@@ -121,60 +121,50 @@ fn a_newcomer_waits_for_the_lock() {
     for politely in [true, false] {
         both("lock", |b| {
             let (old, new) = (b.connect(), b.connect());
-            takes_lock(b, old, "truth-lock", []);
+            takes_lock(b, old, "truth-lock", "lock");
             b.says(old, 1, [ack(1, false)]);
-            takes_lock(b, new, "truth-lock", []);
+            takes_lock(b, new, "truth-lock", "lock");
             b.says(new, 2, [passive("truth-lock")]);
-            match politely {
-                // Another one waits, so the queue stays.
-                true => {
-                    b.says(old, 1, [cancel("lock"), delete_if_unused("truth-lock")]);
-                    b.says(old, 0, [say::goodbye()]);
-                }
-                false => b.loses(old),
+            if politely {
+                b.says(old, 1, [cancel("lock")]);
+                // Another one waits, so it stays.
+                b.says(old, 1, [delete_if_unused("truth-lock")]);
+                b.says(old, 0, [say::goodbye()]);
+            } else {
+                b.loses(old);
             }
             b.says(new, 1, [ack(1, false)]);
-            b.says(new, 1, [cancel("lock"), delete_if_unused("truth-lock")]);
+            b.says(new, 1, [cancel("lock")]);
+            b.says(new, 1, [delete_if_unused("truth-lock")]);
             b.says(new, 2, [passive("truth-lock")]);
         });
     }
 }
 
-/// Whoever has it is told, and so would be who takes it, if it did not give up its own place first.
+/// Whoever has it is told, and so is who takes it, of the place in line that goes with the queue.
 #[test]
 fn a_newcomer_takes_the_lock_by_force() {
     both("lock by force", |b| {
-        let (old, new, force) = (b.connect(), b.connect(), "truth-force");
-        takes_lock(b, old, force, []);
+        let (old, new, lock) = (b.connect(), b.connect(), "truth-force");
+        takes_lock(b, old, lock, "lock");
         b.says(old, 1, [ack(1, false)]);
-        takes_lock(b, new, force, []);
-        takes_lock(b, new, force, [cancel("lock"), delete(force)]);
+        takes_lock(b, new, lock, "lock");
+        b.says(new, 1, [delete(lock)]);
+        takes_lock(b, new, lock, "lock1");
         b.says(old, 1, [ack(2, false)]);
-        b.says(new, 1, [ack(1, false), passive(force)]);
-        b.says(new, 1, [delete(force)]);
+        b.says(new, 1, [ack(1, false), passive(lock)]);
+        b.says(new, 1, [delete(lock)]);
     });
 }
 
 /// In one flight, with a claim behind it.
-fn takes_lock<const N: usize>(b: &mut Both, connection: usize, lock: &str, before: [AMQPClass; N]) {
+fn takes_lock(b: &mut Both, connection: usize, lock: &str, tag: &str) {
     let expires = ("x-expires", AMQPValue::LongLongInt(10_000));
-    let steps = [declare(lock, DURABLE, &[expires, SINGLE_ACTIVE]), consume_in_line(lock, "lock")];
-    let steps = before.into_iter().chain(steps);
-    let mut bytes: Vec<u8> = steps.flat_map(|step| write::method(1, step)).collect();
+    let steps = [declare(lock, DURABLE, &[expires, SINGLE_ACTIVE]), consume_in_line(lock, tag)];
+    let mut bytes: Vec<u8> = steps.into_iter().flat_map(|step| write::method(1, step)).collect();
     bytes.extend(write::method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(to("", lock)))));
     bytes.extend(write::header(1, 0, say::mode(1)));
     b.sends(connection, &bytes);
-}
-
-#[test]
-fn zz_tmp() {
-    both("tmp", |b| {
-        let (old, new, force) = (b.connect(), b.connect(), "truth-tmp");
-        takes_lock(b, old, force, []);
-        b.says(old, 1, [ack(1, false)]);
-        takes_lock(b, new, force, []);
-        takes_lock(b, new, force, [delete(force)]);
-    });
 }
 
 #[test]
@@ -224,7 +214,7 @@ fn what_comes_back_takes_its_old_place() {
 
 #[test]
 fn a_will_is_sent_when_its_holder_ends_and_not_when_its_queue_is_deleted() {
-    let ends: [fn(&mut Both, usize); 5] = [
+    let ends: [fn(&mut Both, usize); 7] = [
         |b, holder| b.loses(holder),
         |b, holder| b.says(holder, 0, [say::goodbye()]),
         |b, holder| b.says(holder, 1, [say::channel_close(200, "done", (0, 0))]),
@@ -237,6 +227,17 @@ fn a_will_is_sent_when_its_holder_ends_and_not_when_its_queue_is_deleted() {
             let publish = to("", "truth-will");
             b.says(holder, 1, [ack(1, false)]);
             b.publishes(holder, 1, publish, b"another");
+            b.loses(holder);
+        },
+        |b, holder| {
+            // Sent by its holder, which knows so when the queue is gone.
+            b.says(holder, 1, [nack(1, false), tx_commit()]);
+            b.says(holder, 1, [delete("truth-will")]);
+            b.loses(holder);
+        },
+        |b, holder| {
+            b.says(holder, 1, [nack(1, false), tx_rollback()]);
+            b.says(holder, 1, [delete("truth-will")]);
             b.loses(holder);
         },
     ];

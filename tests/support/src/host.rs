@@ -33,6 +33,10 @@ pub struct Host {
     store: Store<Proxy>,
     instance: Instance,
     next_context: u32,
+    /// Calls into the module that have not returned to the proxy's event loop.
+    depth: usize,
+    deepest: usize,
+    costliest: u64,
     may_trap: bool,
 }
 
@@ -52,7 +56,15 @@ impl Host {
         let mut store = Store::new(engine, Proxy::new(config_json, shared.clone()));
         store.set_fuel(u64::MAX).expect("fuel is on");
         let instance = linker.instantiate(&mut store, &module.compiled).expect("an instance");
-        let mut host = Self { store, instance, next_context: ROOT + 1, may_trap: false };
+        let mut host = Self {
+            store,
+            instance,
+            next_context: ROOT + 1,
+            depth: 0,
+            deepest: 0,
+            costliest: 0,
+            may_trap: false,
+        };
         host.call::<_, ()>("_initialize", 0, ());
         host.call::<_, ()>("proxy_on_context_create", ROOT, (ROOT, 0));
         host.call::<_, u32>("proxy_on_vm_start", ROOT, (ROOT, 0));
@@ -105,6 +117,14 @@ impl Host {
     /// The broker sends its FIN.
     pub fn broker_ends(&mut self, connection: Connection) {
         self.upstream_data(connection.0, &[], true);
+    }
+
+    /// The broker's connection breaks: `tcp_proxy` closes the client's.
+    pub fn broker_resets(&mut self, connection: Connection) {
+        if self.store.data_mut().close(connection.0) {
+            self.call::<_, ()>("proxy_on_downstream_connection_close", connection.0, (connection.0, LOCAL));
+        }
+        self.settle();
     }
 
     /// What has gone to the broker since the last time.
@@ -193,9 +213,19 @@ impl Host {
         u64::MAX - self.store.get_fuel().expect("fuel is on")
     }
 
+    /// The fuel of the callback that has cost most of all.
+    pub fn costliest_call(&self) -> u64 {
+        self.costliest
+    }
+
     /// How many calls the module has made to the host so far.
     pub fn host_calls(&self) -> u64 {
         self.store.data().calls
+    }
+
+    /// How many callbacks have run inside each other at most: each close that a callback asks for runs inside the one before.
+    pub fn deepest(&self) -> usize {
+        self.deepest
     }
 
     /// From now on `call` (as `proxy_…`) does nothing but return this status; with `None`, it works again.
@@ -217,7 +247,8 @@ impl Host {
         self.store.data().trapped.as_deref()
     }
 
-    /// What follows an event before the next one: contexts of closed connections go, queues call, clients are read.
+    /// What follows an event before the next one: contexts of closed connections go, queues call, clients are read, and a module that
+    /// wants the tick at once has it, as if that took no time.
     fn settle(&mut self) {
         loop {
             self.sweep();
@@ -231,6 +262,9 @@ impl Host {
                     self.store.data_mut().finish_downstream(id, action.map(filter_status));
                 }
                 Some((id, Read::Reset)) => self.client_has_gone(id),
+                None if self.trapped().is_none() && self.store.data().wants_tick() => {
+                    self.call::<_, ()>("proxy_on_tick", ROOT, (ROOT,));
+                }
                 None => return,
             }
         }
@@ -269,7 +303,18 @@ impl Host {
             .get_typed_func::<P, R>(&mut self.store, export)
             .unwrap_or_else(|error| panic!("{export}: {error}"));
         self.store.data_mut().begin_call(context);
-        match function.call(&mut self.store, params) {
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+        let before = self.fuel_used();
+        let outcome = if self.depth > DEEPEST {
+            Err(wasmtime::Error::msg("Maximum call stack size exceeded"))
+        } else {
+            function.call(&mut self.store, params)
+        };
+        if self.next_context > ROOT + 1 {
+            self.costliest = self.costliest.max(self.fuel_used() - before);
+        }
+        let results = match outcome {
             Ok(results) => {
                 self.run_deferred();
                 Some(results)
@@ -280,7 +325,9 @@ impl Host {
                 self.store.data_mut().die(trap);
                 None
             }
-        }
+        };
+        self.depth -= 1;
+        results
     }
 
     fn run_deferred(&mut self) {
@@ -313,6 +360,8 @@ const PAUSE: u32 = 1;
 const UNKNOWN: u32 = 0;
 const LOCAL: u32 = 1;
 const REMOTE: u32 = 2;
+/// Callbacks inside each other that V8's stack has room for, to be on the safe side: with 1,250 it sometimes has not.
+const DEEPEST: usize = 250;
 /// `per_connection_buffer_limit_bytes` in the files we ship.
 const SHIPPED_BUFFER_LIMIT: usize = 1;
 const NANOS_PER_MILLI: u64 = 1_000_000;

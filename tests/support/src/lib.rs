@@ -25,7 +25,9 @@ pub mod load;
 pub mod methods;
 #[cfg(feature = "wasm")]
 pub mod module;
+pub mod mosquitto;
 pub mod packets;
+pub mod pipelines;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;

@@ -226,10 +226,11 @@ pub fn basic_publish(routing_key: &str) -> AMQPClass {
 }
 
 /// basic.return of a message that no queue took.
-pub fn returned() -> AMQPClass {
+pub fn returned(routing_key: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::Return(basic::Return {
         reply_code: 312,
         reply_text: "NO_ROUTE".into(),
+        routing_key: routing_key.into(),
         ..basic::Return::default()
     }))
 }

@@ -242,7 +242,7 @@ impl ScriptedBroker {
                 say::rollback_ok()
             }
             AMQPClass::Tx(tx::AMQPMethod::Commit(_)) => {
-                return [method(channel, say::commit_ok()), self.will.deliver()].concat();
+                return [method(channel, say::commit_ok()), self.will.deliver().unwrap_or_default()].concat();
             }
             AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) => {
                 self.confirms.insert(channel, Confirms::default());
@@ -264,7 +264,7 @@ impl ScriptedBroker {
         Some(why)
     }
 
-    /// A part of a message. There are no retained ones: what is mandatory is returned.
+    /// A part of a message. There are no retained ones, so nobody answers a question; what is to be kept is.
     fn confirm(&mut self, channel: u16, announced: u64, came: u64) -> Vec<u8> {
         let Some(confirms) = self.confirms.get_mut(&channel) else { return Vec::new() };
         confirms.left = confirms.left + announced - came;
@@ -273,8 +273,10 @@ impl ScriptedBroker {
         }
         confirms.count += 1;
         let confirmed = method(channel, say::ack(confirms.count, false));
-        match confirms.mandatory {
-            true => [method(channel, say::returned()), header(channel, 0, say::mode(1)), confirmed].concat(),
+        match confirms.mandatory && channel == say::REPLAY {
+            true => {
+                [method(channel, say::returned("")), header(channel, 0, say::mode(1)), confirmed].concat()
+            }
             false => confirmed,
         }
     }
@@ -310,18 +312,16 @@ impl Marks {
 }
 
 impl Will {
-    /// It goes to its consumer at once, who is the one that published it. When it is sent, there is none.
-    fn deliver(&mut self) -> Vec<u8> {
-        let Some(AMQPContentHeader { body_size, properties, .. }) = self.header.take() else {
-            return Vec::new();
-        };
+    /// It goes to its consumer at once, who is the one that published it. What else is committed is for nobody here.
+    fn deliver(&mut self) -> Option<Vec<u8>> {
+        let AMQPContentHeader { body_size, properties, .. } = self.header.take()?;
         self.delivered += 1;
         let announced = say::deliver_from_queue(&self.queue, say::WILL_TAG, self.delivered);
         let mut bytes = [method(say::WILL, announced), header(say::WILL, body_size, properties)].concat();
         if body_size > 0 {
             bytes.extend(body(say::WILL, &self.body));
         }
-        bytes
+        Some(bytes)
     }
 }
 

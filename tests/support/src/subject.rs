@@ -105,7 +105,7 @@ impl Native {
         self.shared.set_clock(self.now.as_nanos());
         act(it, self.now);
         it.drain_to_broker();
-        while it.read_client(self.now) {
+        while it.read_client(self.now) || it.has_turn(self.now) {
             it.drain_to_broker();
         }
         let replied = before != it.to_client.len();
@@ -118,7 +118,8 @@ impl Native {
             for metric in event.metrics() {
                 measured.push((metric, 1));
             }
-            self.logs.push(LogLine { level: level(event.level()), text: event.to_string() });
+            let loudness = it.bridge.level(event);
+            self.logs.push(LogLine { level: level(loudness), text: event.to_string() });
         }
         measured.extend(std::iter::from_fn(|| it.bridge.poll_measure()));
         let tenant = if it.bridge.tenant().is_empty() { "none" } else { it.bridge.tenant() };
@@ -171,6 +172,15 @@ impl NativeConnection {
             self.bridge.handle_client(now, bytes, self.end_read);
         }
         has_something
+    }
+
+    /// Gives the client its next turn, if it wants one.
+    fn has_turn(&mut self, now: Instant) -> bool {
+        let wants_turn = self.bridge.wants_turn();
+        if wants_turn {
+            self.bridge.handle_timeout(now);
+        }
+        wants_turn
     }
 
     fn drain_to_broker(&mut self) {

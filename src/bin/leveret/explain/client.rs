@@ -201,7 +201,8 @@ impl<'a> Case<'a> {
     fn login_by(&self) -> Login {
         let has_certificate = self.certificate_name.is_some()
             && self.tenant.as_ref().is_some_and(|tenant| tenant.ssl_cert_login);
-        match self.connect.username {
+        let without_password = self.tenant.as_ref().map_or_else(Default::default, |it| it.without_password);
+        match without_password.credentials(self.connect).0 {
             Some(_) => Login::Password,
             None if has_certificate => Login::Certificate,
             None => Login::Anonymous,
@@ -247,9 +248,16 @@ impl<'a> Case<'a> {
                 format!("{}, since it gives no credentials", self.written.term_or("default_user", "guest"))
             }
         };
+        let passed_over = self.connect.username.filter(|_| self.login_by() != Login::Password);
+        let passed_over = passed_over.and_then(|_| self.written.term("username_without_password"));
+        let passed_over = passed_over.map(|it| it.to_string());
         let loopback = self.loopback_rule().map(|rule| format!("{rule}, and it comes from such an address"));
         let is_local = self.peer.address.is_some_and(|it| it.ip().to_canonical().is_loopback());
-        steps.add("user", username, [rule].into_iter().chain(loopback.filter(|_| is_local)));
+        steps.add(
+            "user",
+            username,
+            [rule].into_iter().chain(passed_over).chain(loopback.filter(|_| is_local)),
+        );
     }
 
     fn loopback_rule(&self) -> Option<String> {
@@ -334,8 +342,8 @@ impl<'a> Case<'a> {
             ),
             Refusal::ClientIdPattern => quoted("client_id_pattern", ""),
             Refusal::ClientIdUnfit => "names of queues have at most 255 bytes".to_owned(),
-            Refusal::CredentialsMissing if self.connect.username.is_some() => {
-                "an empty password is none".to_owned()
+            Refusal::CredentialsMissing if self.login_by() == Login::Password => {
+                format!("{}, and an empty password is none", quoted("username_without_password", "refuse"))
             }
             Refusal::CredentialsMissing => quoted("allow_anonymous", "true"),
             Refusal::CredentialsUnfit => {
@@ -367,6 +375,7 @@ impl<'a> Case<'a> {
             }
             Refusal::Will(denial) => denial.text().to_owned(),
             Refusal::Connections => quoted("max_connections", "none"),
+            Refusal::Memory => quoted("max_memory", "805306368"),
         }
     }
 }

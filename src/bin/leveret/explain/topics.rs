@@ -69,7 +69,7 @@ pub(super) fn publish(
     };
     let question =
         Question { case, admission, grants: "publish", access: "write", key: &text, qos: publish.qos };
-    match admission.rights.publish(message) {
+    match admission.rights.publish(message, &mut Budget::default()) {
         Ok(decision) => steps.permitted(question.permitted(decision)),
         Err(denial) => {
             let by = question.denied(denial);

@@ -127,6 +127,11 @@ impl Proxy {
         self.tick = (millis > 0).then(|| Tick { period_nanos, next: self.nanos + period_nanos });
     }
 
+    /// Whether the module has work that it wants to go on with as soon as others have been served.
+    pub(crate) fn wants_tick(&self) -> bool {
+        self.tick.as_ref().is_some_and(|tick| tick.period_nanos <= super::NANOS_PER_MILLI)
+    }
+
     /// Moves time to the next tick, if there is one up to `end`.
     pub(crate) fn advance_to_tick(&mut self, end: u64) -> bool {
         match self.tick.as_mut().filter(|tick| tick.next <= end) {

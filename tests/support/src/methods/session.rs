@@ -154,8 +154,12 @@ pub fn consume_kept(level: usize) -> AMQPClass {
 }
 
 /// The bound on a level's queue.
-pub(super) fn max_length(level: usize) -> Option<(&'static str, AMQPValue)> {
-    (level == 0).then_some(("x-max-length", AMQPValue::LongLongInt(10_000)))
+pub(super) fn max_length(level: usize) -> impl Iterator<Item = (&'static str, AMQPValue)> {
+    let bound = [
+        ("x-max-length", AMQPValue::LongLongInt(10_000)),
+        ("x-overflow", AMQPValue::LongString("drop-head".into())),
+    ];
+    bound.into_iter().filter(move |_| level == 0)
 }
 
 /// The queue of a group and binding key.

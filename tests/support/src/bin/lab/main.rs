@@ -36,6 +36,8 @@ enum Command {
     Load(support::load::Options),
     /// Kill clients, Envoys and the broker at random; then count messages, wills, sessions and queues.
     Chaos(support::chaos::Options),
+    /// Have random conversations with the filter and with mosquitto; the outcome has to be the same.
+    Pipelines(support::pipelines::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +49,9 @@ fn main() -> ExitCode {
         Command::Load(options) => support::load::run(&options),
         Command::Chaos(options) => {
             folder("chaos").and_then(|folder| support::chaos::run(&options, folder.path()))
+        }
+        Command::Pipelines(options) => {
+            folder("pipelines").and_then(|folder| support::pipelines::run(&options, folder.path()))
         }
     };
     match outcome {

@@ -283,10 +283,13 @@ impl Bridge {
                     }
                 }
             }
-            // It was taken back, and the place for it is somebody else's.
-            (Role::Will, _) if self.state == State::Leaving => {
+            (Role::Will, _) => {
                 if let Some(will) = &mut self.will {
                     will.lost();
+                }
+                // Otherwise it was taken back, and the place for it is somebody else's.
+                if self.state != State::Leaving {
+                    return Err(fatal);
                 }
             }
             // Somebody deleted the place of its kept copy; it is deposited again.
@@ -300,8 +303,8 @@ impl Bridge {
                     return Err(fatal);
                 }
             }
-            // The consumers are gone, or the will.
-            (Role::Consume | Role::Will | Role::Keep | Role::Replay, _) => return Err(fatal),
+            // The consumers are gone.
+            (Role::Consume | Role::Keep | Role::Replay, _) => return Err(fatal),
         }
         self.ask_steps();
         self.answer_subscriptions();

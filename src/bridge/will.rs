@@ -299,8 +299,13 @@ impl Will {
         self.end = End::Deleting { left: before + count, is_sent };
     }
 
-    /// Its channel is gone.
+    /// Its channel is gone, and with it what was delivered there: there is nothing to be refused any more.
     pub(super) const fn lost(&mut self) {
+        self.delivery = None;
+        self.committing = false;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.delivery = None;
+        }
         if let End::Deleting { left, .. } = &mut self.end {
             *left = 0;
         }

@@ -28,7 +28,8 @@ const CONNECTION_CLOSED: [Place; 9] = [
         t.client(connect_will(1, "w", "gone"));
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.grant_will();
+        t.grant_session();
+        t.replies(WILL, [channel_open_ok(), tx_select_ok()]);
         closes(t, code);
     }),
     ("nothing under way", "{}", |t, code| {
@@ -62,14 +63,11 @@ const CONNECTION_CLOSED: [Place; 9] = [
     }),
 ];
 
-const CHANNEL_CLOSED: [Place; 54] = [
+const CHANNEL_CLOSED: [Place; 55] = [
     // ------------------------------------------------------------ login, clean session
     ("CONNECT, clean: basic.qos", "{}", |t, code| login(t, connect("c"), 1, code, |_, it| *it == qos(10))),
     ("CONNECT, clean: channel.open for queues", "{}", |t, code| {
         login(t, connect("c"), 1, code, |channel, it| channel == TOPOLOGY && *it == channel_open());
-    }),
-    ("CONNECT, clean: the lock's queue.delete", "{}", |t, code| {
-        login(t, connect("c"), 1, code, is_delete(LOCK))
     }),
     ("CONNECT, clean: the lock's queue.declare", "{}", |t, code| {
         login(t, connect("c"), 1, code, is_declare(LOCK))
@@ -77,20 +75,28 @@ const CHANNEL_CLOSED: [Place; 54] = [
     ("CONNECT, clean: the lock's basic.consume", "{}", |t, code| {
         login(t, connect("c"), 1, code, is_consume(LOCK))
     }),
-    ("CONNECT, clean: the lock's queue.delete, each time", "{}", |t, code| {
-        login(t, connect("c"), 6, code, is_delete(LOCK));
-    }),
     ("CONNECT, clean: the lock's queue.declare, each time", "{}", |t, code| {
         login(t, connect("c"), 6, code, is_declare(LOCK));
     }),
     ("CONNECT, clean: the lock's basic.consume, each time", "{}", |t, code| {
         login(t, connect("c"), 6, code, is_consume(LOCK));
     }),
-    ("CONNECT: the lock's second queue.declare", "{}", |t, code| {
+    ("CONNECT, clean: the lock's basic.publish", "{}", |t, code| {
+        login(t, connect("c"), 1, code, is_publish(CONSUME));
+    }),
+    ("CONNECT, clean: the lock's basic.publish, each time", "{}", |t, code| {
+        login(t, connect("c"), 6, code, is_publish(CONSUME));
+    }),
+    ("CONNECT, clean: the lock's queue.delete, by force", "{}", |t, code| {
+        t.broker.refuse(1, (406, "REFUSED"), is_declare(LOCK));
+        login(t, connect("c"), 1, code, is_delete(LOCK));
+    }),
+    ("CONNECT, the lock waited for", "{}", |t, code| {
         t.client(connect("c"));
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0), consumed("lock")]);
+        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok(), declared(LOCK, 0), consumed("lock")]);
         while t.broker.next_frame().is_some() {}
         refuses(t, CONSUME, code);
     }),
@@ -98,8 +104,12 @@ const CHANNEL_CLOSED: [Place; 54] = [
         login(t, connect("c"), 1, code, is_delete(KEPT[1]));
     }),
     // ------------------------------------------------------------ login, session to be kept
-    ("CONNECT, kept: the lock's queue.delete", "{}", |t, code| {
-        login(t, connect_kept("c"), 1, code, is_delete(LOCK))
+    ("CONNECT, kept: the lock's basic.publish", "{}", |t, code| {
+        login(t, connect_kept("c"), 1, code, is_publish(CONSUME));
+    }),
+    ("CONNECT, kept: the lock's queue.delete, by force", "{}", |t, code| {
+        t.broker.refuse(1, (406, "REFUSED"), is_declare(LOCK));
+        login(t, connect_kept("c"), 1, code, is_delete(LOCK));
     }),
     ("CONNECT, kept: the lock's queue.declare, each time", "{}", |t, code| {
         login(t, connect_kept("c"), 6, code, is_declare(LOCK));
@@ -188,14 +198,6 @@ const CHANNEL_CLOSED: [Place; 54] = [
     }),
     ("PUBLISH at QoS 1 or 2: confirm.select", "{}", |t, code| {
         request(t, connect("c"), &publish(1, 2, "a", b"x"), code, |_, it| *it == confirm_select());
-    }),
-    ("PUBLISH ahead of CONNACK", "{}", |t, code| {
-        t.client([connect("c"), publish(1, 2, "a", b"x")].concat());
-        t.greet("RabbitMQ", "4.1.0");
-        t.reply(CONNECTION, open_ok());
-        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
-        while t.broker.next_frame().is_some() {}
-        refuses_publish(t, PUBLISH, code);
     }),
     ("PUBLISH, its payload half sent", "{}", |t, code| half_published(t, code)),
     ("PUBLISH at QoS 0, `on_unauthorized: drop`", DROP, |t, code| {

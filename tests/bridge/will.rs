@@ -172,7 +172,7 @@ fn every_other_end_of_ours_sends_it_first() {
     let endings: [Ending; 7] = [
         ("client is malformed", |t| t.client([0, 0])),
         ("client misbehaves", |t| t.client(connect("c"))),
-        ("keep-alive", |t| t.advance(100_000)),
+        ("keep-alive", |t| t.advance(90_000)),
         ("queue deleted", |t| t.reply(CONSUME, cancel_consumer("qos1", true))),
         ("taken over", |t| t.reply(CONSUME, cancel_consumer("lock", true))),
         ("publish refused", |t| {
@@ -264,10 +264,9 @@ fn a_broker_that_does_not_answer_is_not_waited_for() {
 /// Nobody has been told that there was a client, so it has no last will. What comes of it is heard when it is taken back.
 #[test]
 fn a_login_that_fails_withdraws_it() {
-    let failures: [(&str, fn(&mut Talk), u8); 3] = [
+    let failures: [(&str, fn(&mut Talk), u8); 2] = [
         ("will refused", |t| t.reply(WILL, channel_close(403, "ACCESS_REFUSED", (60, 40))), 5),
         ("consumers refused", |t| t.reply(CONSUME, channel_close(541, "INTERNAL_ERROR", (0, 0))), 3),
-        ("misbehaves", |t| t.reply(TOPOLOGY, bind_ok()), 3),
     ];
     for (failure, fail, code) in failures {
         for is_held in [false, true] {
@@ -478,7 +477,10 @@ fn a_will_that_is_lost_later_ends_the_connection() {
                 );
                 t.expect(WILL, channel_close_ok());
             } else {
+                // It may be there still.
                 t.reply(WILL, cancel_consumer(WILL_TAG, true));
+                t.expect_last_will(1);
+                t.send_will();
             }
             t.expect_goodbye();
             t.expect_silence();

@@ -106,6 +106,22 @@ fn what_mqtt_cannot_say_is_passed_over() {
     });
 }
 
+/// Dead letters collect a header for each queue that they died in. A session that holds such a message goes on behind it.
+#[test]
+fn a_message_whose_header_is_too_large_is_passed_over() {
+    both("{}", |t| {
+        subscribed(t, 1);
+        t.pieces_of(5000);
+        let death = AMQPValue::LongString("x".repeat(200_000).into());
+        t.deliver((1, 1, false), "a", mode(2).with_headers(table([("x-death", death)])), b"whatever");
+        t.expect(CONSUME, ack(1, false));
+        t.hears_nothing();
+        t.deliver((1, 2, false), "a", mode(2), b"next");
+        t.hears(publish(1, 1, "a", b"next"));
+        assert_eq!(t.counter("undeliverable"), 1);
+    });
+}
+
 /// No packet holds it, and nobody wants to see it pass.
 #[test]
 fn a_message_of_300_mb_is_passed_over() {

@@ -127,6 +127,24 @@ fn the_last_member_to_leave_deletes_the_queue() {
     }
 }
 
+/// The queue answers basic.cancel, not the channel, and another queue may be faster.
+#[test]
+fn cancel_ok_comes_behind_what_was_asked_later() {
+    both("{}", |t| {
+        t.log_in();
+        joined(t, 1, "share0");
+        t.client(unsubscribe(2, &[filter()]));
+        t.expect(CONSUME, cancel_consumer("share0", false));
+        t.client(subscribe(3, &[("b", 0)]));
+        t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
+        t.reply(CONSUME, consume_ok(0));
+        t.stays_open();
+        t.hears_nothing();
+        t.reply(CONSUME, cancelled("share0"));
+        t.hears([unsuback(2), suback(3, &[0])].concat());
+    });
+}
+
 #[test]
 fn a_queue_that_is_gone_when_the_last_member_looks_for_it() {
     both("{}", |t| {

@@ -1,8 +1,17 @@
 //! The will: at the broker before CONNACK, renewed in time, withdrawn by DISCONNECT and by nothing else.
 
 use crate::both;
-use amq_protocol::{frame::AMQPFrame, protocol::AMQPClass};
-use support::{methods::*, packets::*, talk::Talk};
+use amq_protocol::{
+    frame::AMQPFrame,
+    protocol::{AMQPClass, basic, exchange},
+};
+use support::{
+    methods::*,
+    module,
+    packets::*,
+    scripted_broker,
+    talk::{Talk, with_both},
+};
 
 /// CONNECT is sent, and the broker opens the connection and grants the session; then the will comes.
 fn all_but_the_will(t: &mut Talk, connect: &[u8]) {
@@ -528,5 +537,99 @@ fn the_headers_of_the_old_mqtt_plugin_come_with_it_and_its_renewal() {
         t.advance(60_000);
         t.expect(WILL, ack(1, false));
         assert_eq!(t.expect_deposit(b"gone"), mqtt_headers(2, 1, false));
+    });
+}
+
+/// Logged in with a will that is to be retained.
+fn with_retained_will(t: &mut Talk, is_deleted_at_first: bool) {
+    let flight = |t: &mut Talk, is_deleted: bool| {
+        while t.broker.next_frame().is_some() {}
+        t.replies(WILL, [channel_open_ok(), tx_select_ok(), rollback_ok()]);
+        t.replies(WILL, [declared(WILL_QUEUE, 0), consumed(WILL_TAG)]);
+        t.reply(WILL, AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {})));
+        t.replies(WILL, [declared("kept", 0), consumed("retained-will"), bind_ok(), declared("place", 0)]);
+        if is_deleted {
+            t.reply(WILL, channel_close(404, "NOT_FOUND - no queue 'mqtt-retained-w'", (50, 20)));
+            // RabbitMQ's channel goes on until close-ok reaches it.
+            told_of_a_clear(t, 1);
+            return;
+        }
+        t.replies(WILL, [bind_ok(), bind_ok(), bind_ok(), commit_ok()]);
+    };
+    t.client(connect_with(0xee, 0, &["c", "w", "any", "u", "p"]));
+    all_but_the_will(t);
+    if is_deleted_at_first {
+        flight(t, true);
+        t.expect(WILL, channel_close_ok());
+        t.hears_nothing();
+    }
+    flight(t, false);
+    t.deliver_will(1);
+    t.hears_nothing();
+    let method = deliver_from_queue("kept", "retained-will", 2);
+    let content = scripted_broker::header(WILL, 3, mode(2));
+    t.broker([scripted_broker::method(WILL, method), content, scripted_broker::body(WILL, b"any")].concat());
+    t.hears(connack(0));
+    t.expect_silence();
+}
+
+/// Somebody has deleted the queue in which the will is to be kept.
+fn told_of_a_clear(t: &mut Talk, delivery_tag: u64) {
+    let told = basic::Deliver {
+        consumer_tag: "retained-will".into(),
+        delivery_tag,
+        exchange: "mqtt-retained".into(),
+        routing_key: "mqtt-retained!w".into(),
+        ..basic::Deliver::default()
+    };
+    let method = scripted_broker::method(WILL, AMQPClass::Basic(basic::AMQPMethod::Deliver(told)));
+    t.broker([method, scripted_broker::header(WILL, 0, mode(1))].concat());
+}
+
+#[test]
+fn a_place_that_is_deleted_while_the_will_is_held_is_made_again() {
+    with_both(module::shipped(), "{}", |t| {
+        with_retained_will(t, false);
+        told_of_a_clear(t, 3);
+        let told: Vec<_> = std::iter::from_fn(|| t.broker.next_frame()).collect();
+        // On the channel where a refusal costs nothing.
+        let place = told.iter().filter(|frame| matches!(frame, AMQPFrame::Method(TOPOLOGY, _))).count();
+        assert_eq!(place, 4, "{told:?}");
+        // And what has told of it does not outlive the connection.
+        let [.., AMQPFrame::Method(WILL, acknowledged), AMQPFrame::Method(WILL, committed)] = &told[..]
+        else {
+            panic!("{told:?}")
+        };
+        assert_eq!((acknowledged, committed), (&ack(3, false), &commit()));
+        t.reply(TOPOLOGY, declared("place", 0));
+        t.reply(TOPOLOGY, channel_close(404, "NOT_FOUND - no queue", (50, 20)));
+        t.reply(WILL, commit_ok());
+        told_of_a_clear(t, 4);
+        t.stays_open();
+    });
+}
+
+#[test]
+fn a_place_that_is_deleted_while_it_is_made_is_no_refusal() {
+    with_both(module::shipped(), "{}", |t| with_retained_will(t, true));
+}
+
+/// Others may have a will for the same topic.
+#[test]
+fn who_takes_a_retained_will_back_tells_that_its_place_is_gone() {
+    with_both(module::shipped(), "{}", |t| {
+        with_retained_will(t, false);
+        t.client(DISCONNECT);
+        let told: Vec<_> = std::iter::from_fn(|| t.broker.next_frame()).collect();
+        let on_will: Vec<_> =
+            told.iter().filter(|frame| matches!(frame, AMQPFrame::Method(WILL, _))).collect();
+        let [.., AMQPFrame::Method(_, deleted), AMQPFrame::Method(_, said), AMQPFrame::Method(_, committed)] =
+            on_will[..]
+        else {
+            panic!("{told:?}")
+        };
+        let AMQPClass::Basic(basic::AMQPMethod::Publish(said)) = said else { panic!("{told:?}") };
+        assert!(matches!(deleted, AMQPClass::Queue(_)), "{told:?}");
+        assert_eq!((said.routing_key.as_str(), committed), ("mqtt-retained!w", &commit()));
     });
 }

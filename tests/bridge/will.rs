@@ -556,8 +556,7 @@ fn with_retained_will(t: &mut Talk, is_deleted_at_first: bool) {
         }
         t.replies(WILL, [bind_ok(), bind_ok(), bind_ok(), commit_ok()]);
     };
-    t.client(connect_with(0xee, 0, &["c", "w", "any", "u", "p"]));
-    all_but_the_will(t);
+    all_but_the_will(t, &connect_with(0xee, 0, &["c", "w", "any", "u", "p"]));
     if is_deleted_at_first {
         flight(t, true);
         t.expect(WILL, channel_close_ok());

@@ -233,12 +233,11 @@ fn publishes(told: &[AMQPFrame]) -> Vec<(String, Vec<u8>)> {
     let mut left = 0;
     for frame in told {
         match frame {
-            AMQPFrame::Method(
-                methods::PUBLISH | methods::PUBLISH,
-                AMQPClass::Basic(basic::AMQPMethod::Publish(it)),
-            ) => messages.push((it.routing_key.to_string(), Vec::new())),
-            AMQPFrame::Header(methods::PUBLISH | methods::PUBLISH, header) => left = header.body_size,
-            AMQPFrame::Body(methods::PUBLISH | methods::PUBLISH, bytes) => {
+            AMQPFrame::Method(methods::PUBLISH, AMQPClass::Basic(basic::AMQPMethod::Publish(it))) => {
+                messages.push((it.routing_key.to_string(), Vec::new()))
+            }
+            AMQPFrame::Header(methods::PUBLISH, header) => left = header.body_size,
+            AMQPFrame::Body(methods::PUBLISH, bytes) => {
                 messages.last_mut().unwrap().1.extend(bytes);
                 left -= bytes.len() as u64;
             }

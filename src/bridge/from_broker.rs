@@ -283,6 +283,10 @@ impl Bridge {
                     }
                 }
             }
+            // Somebody deleted the place of its kept copy; it is deposited again.
+            (Role::Will, _)
+                if (why.code, why.method) == (NOT_FOUND, MethodId::QUEUE_BIND)
+                    && self.will.as_mut().is_some_and(Will::try_again) => {}
             (Role::Will, _) => {
                 if let Some(will) = &mut self.will {
                     will.lost();
@@ -292,10 +296,6 @@ impl Bridge {
                     return Err(fatal);
                 }
             }
-            // Somebody deleted the place of its kept copy; it is deposited again.
-            (Role::Will, _)
-                if (why.code, why.method) == (NOT_FOUND, MethodId::QUEUE_BIND)
-                    && self.will.as_mut().is_some_and(Will::try_again) => {}
             // A publish was refused: nobody can tell any more what has been routed.
             (Role::Publish, _) => {
                 self.forget_publishes();

@@ -82,9 +82,11 @@ const CHANNEL_CLOSED: [Place; 55] = [
         login(t, connect("c"), 6, code, is_consume(LOCK));
     }),
     ("CONNECT, clean: the lock's basic.publish", "{}", |t, code| {
+        t.broker.has_another_holder();
         login(t, connect("c"), 1, code, is_publish(CONSUME));
     }),
     ("CONNECT, clean: the lock's basic.publish, each time", "{}", |t, code| {
+        t.broker.has_another_holder();
         login(t, connect("c"), 6, code, is_publish(CONSUME));
     }),
     ("CONNECT, clean: the lock's queue.delete, by force", "{}", |t, code| {
@@ -96,7 +98,10 @@ const CHANNEL_CLOSED: [Place; 55] = [
         t.greet("RabbitMQ", "4.1.0");
         t.reply(CONNECTION, open_ok());
         t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
-        t.replies(CONSUME, [channel_open_ok(), qos_ok(), declared(LOCK, 0), consumed("lock")]);
+        t.replies(
+            CONSUME,
+            [channel_open_ok(), qos_ok(), declared(LOCK, 0), consumed("lock"), declared(LOCK, 2)],
+        );
         while t.broker.next_frame().is_some() {}
         refuses(t, CONSUME, code);
     }),
@@ -105,6 +110,7 @@ const CHANNEL_CLOSED: [Place; 55] = [
     }),
     // ------------------------------------------------------------ login, session to be kept
     ("CONNECT, kept: the lock's basic.publish", "{}", |t, code| {
+        t.broker.has_another_holder();
         login(t, connect_kept("c"), 1, code, is_publish(CONSUME));
     }),
     ("CONNECT, kept: the lock's queue.delete, by force", "{}", |t, code| {

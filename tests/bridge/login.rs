@@ -375,29 +375,3 @@ fn a_broker_that_allows_too_little_is_connack_3_and_a_line_with_its_setting() {
         });
     }
 }
-
-/// What a broker is, it says after that.
-#[test]
-fn what_is_said_ahead_of_the_broker_s_first_word_has_headers_for_an_old_one() {
-    for login in ["pipelined", "sequential"] {
-        both(&format!(r#"{{"login": "{login}"}}"#), |t| {
-            t.client([connect_will(1, "w", "gone"), publish(1, 1, "a", b"x")].concat());
-            if login == "sequential" {
-                t.greet("RabbitMQ", "3.10.8");
-                t.reply(CONNECTION, open_ok());
-            }
-            t.expect_connection();
-            let told = t.agree();
-            let headers: Vec<_> = told
-                .iter()
-                .filter_map(|frame| match frame {
-                    amq_protocol::frame::AMQPFrame::Header(_, header) if header.body_size > 0 => {
-                        Some(header.properties.clone())
-                    }
-                    _ => None,
-                })
-                .collect();
-            assert_eq!(headers, vec![mqtt_headers(2, 1, false); 2]);
-        });
-    }
-}

@@ -181,23 +181,28 @@ fn what_the_broker_could_not_take_is_published_again() {
 
 /// Its identifier is free then, and nothing else is the worse for it.
 #[test]
-fn what_the_broker_cannot_take_is_left_unacknowledged_the_third_time() {
+fn what_the_broker_cannot_take_is_left_unacknowledged_the_fourth_time() {
     both("{}", |t| {
         ready(t);
         arrives(t, 1, 7);
-        for number in 2..4 {
+        for (number, pause) in [(2, 0), (3, 100), (4, 1_000)] {
             t.reply(PUBLISH, nack(number));
+            if pause > 0 {
+                t.advance(pause - 100);
+                t.expect_silence();
+                t.advance(100);
+            }
             t.expect_publish(PUBLISH, "a.b", b"hi");
             t.expect_silence();
         }
-        t.reply(PUBLISH, nack(4));
+        t.reply(PUBLISH, nack(5));
         t.expect_silence();
         t.hears_nothing();
-        assert_eq!((t.counter("published_again"), t.counter("unacknowledged")), (2, 1));
+        assert_eq!((t.counter("published_again"), t.counter("unacknowledged")), (3, 1));
         // The client sends it again.
         t.client(publish_flags(0x0a, 7, "a/b", b"hi"));
         t.expect_publish(PUBLISH, "a.b", b"hi");
-        confirm(t, 5, false);
+        confirm(t, 6, false);
         t.hears(puback(7));
         // Nobody waits for it, so a SUBSCRIBE need not.
         t.client(subscribe(1, &[("a", 0)]));

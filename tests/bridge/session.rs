@@ -17,11 +17,10 @@ fn connack_waits_for_all(connect: &[u8], asked: fn(&mut Talk), about_queues: &[A
             t.expect_silence();
             t.greet("RabbitMQ", "4.1.0");
             t.reply(CONNECTION, open_ok());
-            let mut about_lock: Vec<_> = consumers_ready()
+            let about_lock = consumers_ready()
                 .into_iter()
                 .map(|method| scripted_broker::method(CONSUME, method))
                 .collect();
-            about_lock.push(t.broker.claim());
             let about_queues =
                 about_queues.iter().map(|method| scripted_broker::method(TOPOLOGY, method.clone())).collect();
             let mut order: [Vec<Vec<u8>>; 2] = [about_queues, about_lock];
@@ -31,7 +30,6 @@ fn connack_waits_for_all(connect: &[u8], asked: fn(&mut Talk), about_queues: &[A
                 t.broker(answer);
             }
             t.hears(connack);
-            assert!(t.broker.forget_ack(scripted_broker::CLAIM_TAG));
             t.stays_open();
         });
     }
@@ -261,15 +259,15 @@ fn the_lock_refused_once_step_by_step() {
     });
 }
 
-/// One that is of another shape is deleted. So is each whose user may not publish into it: without a claim it is had as soon as it is
-/// consumed.
+/// One that is of another shape is deleted. So is each that others have and whose user may not publish into it: it is had without a
+/// claim then, whoever else consumes it.
 #[test]
 fn the_lock_is_taken_by_force_where_it_cannot_be_claimed() {
     let refusals = [
-        (channel_close(406, "PRECONDITION_FAILED - inequivalent arg", (50, 10)), false, true),
-        (channel_close(403, "ACCESS_REFUSED - write access to exchange ''", (60, 40)), true, false),
+        (channel_close(406, "PRECONDITION_FAILED - inequivalent arg", (50, 10)), false),
+        (channel_close(403, "ACCESS_REFUSED - write access to exchange ''", (60, 40)), true),
     ];
-    for (refusal, is_consumed, may_claim) in refusals {
+    for (refusal, is_claimed) in refusals {
         both("{}", |t| {
             t.client(connect("c"));
             t.expect_connection();
@@ -278,26 +276,20 @@ fn the_lock_is_taken_by_force_where_it_cannot_be_claimed() {
             t.reply(CONNECTION, open_ok());
             t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
             t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
-            if is_consumed {
-                t.replies(CONSUME, lock_taken());
+            if is_claimed {
+                t.replies(CONSUME, lock_shared(2));
+                t.expect_claim();
             }
             t.reply(CONSUME, refusal.clone());
             t.expect_all(CONSUME, [channel_close_ok(), channel_open(), qos(10)]);
             t.expect_all(CONSUME, force_lock());
-            if may_claim {
-                t.expect(CONSUME, publish_to_queue(LOCK));
-                t.expect_content(CONSUME, b"");
-            }
             t.expect_silence();
-            t.replies(CONSUME, [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0)]);
+            t.replies(
+                CONSUME,
+                [channel_open_ok(), qos_ok(), delete_ok(), declared(LOCK, 0), consumed("lock1")],
+            );
             t.hears_nothing();
-            t.reply(CONSUME, consumed("lock1"));
-            if may_claim {
-                t.hears_nothing();
-                let claim = t.broker.claim();
-                t.broker(claim);
-                t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
-            }
+            t.reply(CONSUME, declared(LOCK, 1 + u32::from(is_claimed)));
             t.hears(connack(0));
             t.expect_silence();
             t.client(DISCONNECT);
@@ -364,9 +356,9 @@ fn a_user_without_queues_is_refused_its_subscriptions() {
     });
 }
 
-/// RabbitMQ's queue answers basic.consume, and may deliver first.
+/// RabbitMQ's queue answers basic.consume, its channel what stands behind it.
 #[test]
-fn the_lock_s_consumer_may_be_answered_behind_the_claim() {
+fn the_lock_s_consumer_may_be_answered_last() {
     both("{}", |t| {
         t.client(connect("c"));
         t.greet("RabbitMQ", "4.1.0");
@@ -374,8 +366,7 @@ fn the_lock_s_consumer_may_be_answered_behind_the_claim() {
         t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
         t.replies(CONSUME, [channel_open_ok(), qos_ok(), declared(LOCK, 0)]);
         t.hears_nothing();
-        let claim = t.broker.claim();
-        t.broker(claim);
+        t.reply(CONSUME, declared(LOCK, 1));
         t.hears(connack(0));
         t.reply(CONSUME, consumed("lock"));
         t.stays_open();

@@ -51,7 +51,7 @@ fn it_is_deposited_once_session_and_lock_are_there() {
             all_but_the_will(t, &connect_will(qos, "w/-x", "x"));
             let properties = t.expect_will("w.-x", b"x");
             // What the broker is, it has not said yet.
-            assert_eq!(properties, mqtt_headers(delivery_mode, qos as i8, false));
+            assert_eq!(properties, mode(delivery_mode));
             t.expect_silence();
         });
     }

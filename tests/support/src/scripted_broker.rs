@@ -108,6 +108,11 @@ impl ScriptedBroker {
         self.queues.insert(queue.into());
     }
 
+    /// There is another connection that has the lock of `c`.
+    pub fn has_another_holder(&mut self) {
+        self.consumers.insert("another's".into(), (say::LOCK.into(), say::CONNECTION));
+    }
+
     /// How many consumers a queue has.
     pub fn consumers_of(&self, queue: &str) -> usize {
         self.consumers.values().filter(|(its, _)| its == queue).count()
@@ -135,7 +140,9 @@ impl ScriptedBroker {
     }
 
     fn claim_of(&mut self, properties: basic::AMQPProperties) -> Vec<u8> {
-        let announced = say::deliver_from_queue(say::LOCK, "lock", CLAIM_TAG);
+        let is_forced = self.consumers.contains_key("lock1");
+        let consumer_tag = if is_forced { "lock1" } else { "lock" };
+        let announced = say::deliver_from_queue(say::LOCK, consumer_tag, CLAIM_TAG);
         [method(say::CONSUME, announced), header(say::CONSUME, 0, properties)].concat()
     }
 

@@ -102,17 +102,21 @@ pub fn cancelled(consumer_tag: &str) -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::CancelOk(cancel_ok))
 }
 
-/// How the lock is taken; the claim follows.
-pub fn take_lock() -> [AMQPClass; 2] {
+/// How the lock is taken; a claim follows when others have it.
+pub fn take_lock() -> [AMQPClass; 3] {
     let one_active = ("x-single-active-consumer", AMQPValue::Boolean(true));
     let expires = ("x-expires", AMQPValue::LongLongInt(10_000));
-    [declare_queue(LOCK, arguments([expires, one_active])), consume_queue(LOCK, "lock", false, false)]
+    [
+        declare_queue(LOCK, arguments([expires, one_active])),
+        consume_queue(LOCK, "lock", false, false),
+        look_for(LOCK),
+    ]
 }
 
-/// How it is taken from whoever has it, for the first time; the claim follows, if there may be one.
-pub fn force_lock() -> [AMQPClass; 3] {
-    let [declare, _] = take_lock();
-    [delete_queue(LOCK, false), declare, consume_queue(LOCK, "lock1", false, false)]
+/// How it is taken from whoever has it, for the first time.
+pub fn force_lock() -> [AMQPClass; 4] {
+    let [declare, _, count] = take_lock();
+    [delete_queue(LOCK, false), declare, consume_queue(LOCK, "lock1", false, false), count]
 }
 
 /// How it is given back.
@@ -125,9 +129,14 @@ pub fn release_lock_as(consumer_tag: &str) -> [AMQPClass; 2] {
     [cancel_consumer(consumer_tag, false), delete_queue(LOCK, true)]
 }
 
-/// The answers to that; the claim is delivered then.
-pub fn lock_taken() -> [AMQPClass; 2] {
-    [declared(LOCK, 0), consumed("lock")]
+/// The answers to that, where nobody else has it.
+pub fn lock_taken() -> [AMQPClass; 3] {
+    lock_shared(1)
+}
+
+/// The same where it has so many consumers.
+pub fn lock_shared(consumers: u32) -> [AMQPClass; 3] {
+    [declared(LOCK, 0), consumed("lock"), declared(LOCK, consumers)]
 }
 
 /// queue.declare of a level's queue that outlives the connection by this many ms.
@@ -169,5 +178,6 @@ pub fn group_queue(group: &str, binding_key: &str) -> String {
 
 /// queue.declare of it.
 pub fn declare_group(queue: &str) -> AMQPClass {
-    declare_queue(queue, arguments([("x-expires", AMQPValue::LongLongInt(86_400_000))]))
+    let expires = ("x-expires", AMQPValue::LongLongInt(86_400_000));
+    declare_queue(queue, arguments([expires].into_iter().chain(max_length(0))))
 }

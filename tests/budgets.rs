@@ -135,7 +135,7 @@ fn inputs() -> Vec<(&'static str, Measure)> {
             talk.host.take_to_broker(talk.client);
             talk.host.take_to_client(talk.client);
             let ack = methods::ack(u16::MAX.into(), true);
-            let fuel = talk.broker(&scripted_broker::method(methods::CONFIRM, ack));
+            let fuel = talk.broker(&scripted_broker::method(methods::PUBLISH, ack));
             let heard = talk.host.take_to_client(talk.client);
             assert_eq!(heard.len(), 4 * (usize::from(u16::MAX) - 1), "PUBACKs");
             fuel

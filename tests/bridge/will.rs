@@ -273,11 +273,11 @@ fn a_broker_that_does_not_answer_is_not_waited_for() {
 /// Nobody has been told that there was a client, so it has no last will. What comes of it is heard when it is taken back.
 #[test]
 fn a_login_that_fails_withdraws_it() {
-    let failures: [(&str, fn(&mut Talk), u8); 2] = [
-        ("will refused", |t| t.reply(WILL, channel_close(403, "ACCESS_REFUSED", (60, 40))), 5),
-        ("consumers refused", |t| t.reply(CONSUME, channel_close(541, "INTERNAL_ERROR", (0, 0))), 3),
+    let failures: [(Ending, u8); 2] = [
+        (("will refused", |t| t.reply(WILL, channel_close(403, "ACCESS_REFUSED", (60, 40)))), 5),
+        (("consumers refused", |t| t.reply(CONSUME, channel_close(541, "INTERNAL_ERROR", (0, 0)))), 3),
     ];
-    for (failure, fail, code) in failures {
+    for ((failure, fail), code) in failures {
         for is_held in [false, true] {
             both("{}", |t| {
                 all_but_the_will(t, &connect_will(1, "w", "gone"));

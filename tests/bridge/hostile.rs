@@ -72,12 +72,13 @@ impl Rig {
         assert!(moved || matches!(next, Some((_, Timer::Close))), "{timer:?} at {at:?} gets nowhere");
     }
 
-    /// Left alone, a connection that is not logged in or is leaving ends after at most the login's and the linger's time.
+    /// Left alone, a connection ends after at most the login's and the linger's time; or when a broker has missed its heartbeats, if
+    /// it does not say what is waited for.
     fn ends(&mut self) {
         self.bridge.handle_client(self.now, Vec::new(), true);
         self.drain();
-        let most = self.now + Duration::from_secs(20);
-        for _ in 0..3 {
+        let most = self.now + Duration::from_secs(20 + 2 * 30);
+        for _ in 0..8 {
             if !self.bridge.close_due() {
                 self.wait();
             }

@@ -367,6 +367,12 @@ impl Bridge {
             }
             Timer::Login => self.fail(now, Error::TimedOut(TimedOut::Login)),
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
+            Timer::Hold
+                if matches!(self.throttle.hold(), Some(Hold::Memory(_)))
+                    && self.gate.is_short_of_memory() =>
+            {
+                self.throttle.spare_memory(now);
+            }
             Timer::Hold => self.let_go_on(now),
             Timer::Packet => {
                 self.from_client.take();

@@ -131,6 +131,6 @@ fn payload() -> Vec<u8> {
 }
 
 /// `per_connection_buffer_limit_bytes` of the listener in the shipped files.
-const LISTENER_BUFFER: u64 = 262_144;
+const LISTENER_BUFFER: u64 = 65_536;
 /// The same of the cluster `broker`.
 const CLUSTER_BUFFER: u64 = 262_144;

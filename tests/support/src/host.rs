@@ -363,5 +363,5 @@ const REMOTE: u32 = 2;
 /// Callbacks inside each other that V8's stack has room for, to be on the safe side: with 1,250 it sometimes has not.
 const DEEPEST: usize = 250;
 /// `per_connection_buffer_limit_bytes` in the files we ship.
-const SHIPPED_BUFFER_LIMIT: usize = 262_144;
+const SHIPPED_BUFFER_LIMIT: usize = 65_536;
 const NANOS_PER_MILLI: u64 = 1_000_000;

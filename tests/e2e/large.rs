@@ -130,7 +130,7 @@ fn payload() -> Vec<u8> {
     (0..100_000_000 / 8).flat_map(|_| next()).collect()
 }
 
-/// `per_connection_buffer_limit_bytes` of the listener in the shipped files.
-const LISTENER_BUFFER: u64 = 262_144;
+/// What Envoy reads of a client at once, with `per_connection_buffer_limit_bytes` of the shipped files.
+const LISTENER_BUFFER: u64 = 16_384;
 /// The same of the cluster `broker`.
 const CLUSTER_BUFFER: u64 = 262_144;

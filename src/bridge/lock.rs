@@ -171,7 +171,7 @@ impl Lock {
 
     /// Whether a step that was to be asked still is.
     pub(super) fn matters(&self, step: Step) -> bool {
-        self.is_pending() || step == Step::Count
+        self.is_pending() || self.state == State::Held && step == Step::Count
     }
 
     /// Says what has no answer, if it is time to: the claim, or that others' are done with.

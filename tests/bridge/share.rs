@@ -133,9 +133,8 @@ fn cancel_ok_comes_behind_what_was_asked_later() {
     both("{}", |t| {
         t.log_in();
         joined(t, 1, "share0");
-        t.client(unsubscribe(2, &[filter()]));
+        t.client_at_once([unsubscribe(2, &[filter()]), subscribe(3, &[("b", 0)])].concat());
         t.expect(CONSUME, cancel_consumer("share0", false));
-        t.client(subscribe(3, &[("b", 0)]));
         t.replies(TOPOLOGY, [declare_ok(0), bind_ok()]);
         t.reply(CONSUME, consume_ok(0));
         t.stays_open();

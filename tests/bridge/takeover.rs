@@ -16,10 +16,17 @@ fn lock_is_taken(t: &mut Talk) {
     t.reply(CONSUME, cancel_consumer("lock", true));
 }
 
-/// A newcomer's claim comes to the connection that has the lock.
-fn lock_is_claimed(t: &mut Talk) {
+/// Another connection's claim comes.
+fn claim_comes(t: &mut Talk) {
     let claim = t.broker.another_claim();
     t.broker(claim);
+}
+
+/// A newcomer's claim comes to the connection that has the lock, which asks whether there is one.
+fn lock_is_claimed(t: &mut Talk) {
+    claim_comes(t);
+    t.expect(CONSUME, look_for(LOCK));
+    t.reply(CONSUME, declared(LOCK, 2));
 }
 
 const TAKEN: [fn(&mut Talk); 2] = [lock_is_taken, lock_is_claimed];
@@ -160,7 +167,7 @@ fn claims_ahead_of_one_s_own_are_acknowledged() {
     both("{}", |t| {
         all_but_the_lock(t, &connect("c"));
         for _ in 0..3 {
-            lock_is_claimed(t);
+            claim_comes(t);
             t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
             t.expect_silence();
             t.hears_nothing();
@@ -173,6 +180,95 @@ fn claims_ahead_of_one_s_own_are_acknowledged() {
         t.expect(CONNECTION, goodbye());
         assert_eq!(t.counter("closed.taken_over"), 1);
     });
+}
+
+/// Its connection has gone meanwhile, or has lost its place when somebody else took the lock by force: there is nobody to go for.
+#[test]
+fn a_claim_without_anybody_in_line_is_passed_over() {
+    both("{}", |t| {
+        t.log_in();
+        for _ in 0..3 {
+            claim_comes(t);
+            t.expect(CONSUME, look_for(LOCK));
+            t.expect_silence();
+            t.reply(CONSUME, declared(LOCK, 1));
+            t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+            t.expect_silence();
+        }
+        // Those that come while it is counted are counted for by themselves.
+        claim_comes(t);
+        t.expect(CONSUME, look_for(LOCK));
+        claim_comes(t);
+        claim_comes(t);
+        t.expect_silence();
+        t.reply(CONSUME, declared(LOCK, 1));
+        t.expect_all(CONSUME, [look_for(LOCK), ack(scripted_broker::CLAIM_TAG, false)]);
+        t.expect_silence();
+        t.stays_open();
+        t.reply(CONSUME, declared(LOCK, 2));
+        t.expect(CONNECTION, goodbye());
+        t.expect_silence();
+        assert_eq!(t.counter("closed.taken_over"), 1);
+    });
+}
+
+/// Another connection that may publish into queues cannot have them pile up here.
+#[test]
+fn claims_without_number_are_a_takeover() {
+    both("{}", |t| {
+        t.log_in();
+        claim_comes(t);
+        t.expect(CONSUME, look_for(LOCK));
+        for _ in 0..64 {
+            claim_comes(t);
+        }
+        t.expect_silence();
+        claim_comes(t);
+        t.expect(CONNECTION, goodbye());
+        assert_eq!(t.counter("closed.taken_over"), 1);
+    });
+}
+
+/// A queue that was deleted in the moment in which it was consumed is not announced.
+#[test]
+fn a_lock_that_is_not_there_when_it_is_counted_is_somebody_else_s() {
+    both("{}", |t| {
+        t.log_in();
+        claim_comes(t);
+        t.expect(CONSUME, look_for(LOCK));
+        t.reply(CONSUME, channel_close(404, "NOT_FOUND - no queue", (50, 10)));
+        t.expect(CONSUME, channel_close_ok());
+        t.expect(CONNECTION, goodbye());
+        t.expect_silence();
+        assert_eq!(t.counter("closed.taken_over"), 1);
+    });
+}
+
+/// Who is the only one has the lock. Where there were others before, the one that is counted may be theirs: of another queue of that name.
+#[test]
+fn the_lock_is_claimed_where_there_are_others_or_were() {
+    for (before, after, is_claimed) in [(0, 1, false), (1, 2, true), (0, 2, true), (1, 1, true)] {
+        both("{}", |t| {
+            t.client(connect("c"));
+            t.expect_connection();
+            t.expect_session();
+            t.greet("RabbitMQ", "4.1.0");
+            t.reply(CONNECTION, open_ok());
+            t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
+            t.replies(CONSUME, [channel_open_ok(), qos_ok(), declared(LOCK, before), consumed("lock")]);
+            t.expect_silence();
+            t.reply(CONSUME, declared(LOCK, after));
+            if is_claimed {
+                t.expect_claim();
+                t.hears_nothing();
+                let claim = t.broker.claim();
+                t.broker(claim);
+                t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
+            }
+            t.hears(connack(0));
+            t.expect_silence();
+        });
+    }
 }
 
 /// The newcomer has no will yet, while the older connection may be sending its own, and is given time for that.
@@ -189,7 +285,7 @@ fn a_newcomer_waits_2_s_and_takes_the_lock_by_force() {
         t.reply(CONSUME, delete_ok());
         lock_is_taken(t);
         t.reply(CONSUME, declared(LOCK, 0));
-        lock_is_claimed(t);
+        claim_comes(t);
         t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
         t.reply(CONSUME, consumed("lock1"));
         t.hears_nothing();

@@ -397,6 +397,12 @@ impl Bridge {
                 self.ask_steps();
             }
             Timer::KeepAlive => self.fail(now, Error::TimedOut(TimedOut::KeepAlive)),
+            Timer::Hold
+                if matches!(self.throttle.hold(), Some(Hold::Memory(_)))
+                    && self.gate.is_short_of_memory() =>
+            {
+                self.throttle.spare_memory(now);
+            }
             Timer::Hold => self.let_go_on(now),
             Timer::Packet => {
                 self.from_client = RecvBuffer::default();

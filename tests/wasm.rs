@@ -167,8 +167,8 @@ fn the_proxy_is_told_who_a_client_is() {
     for (name, text) in [("client_id", r"c\t1"), ("user", "u"), ("vhost", "v"), ("tenant", "t")] {
         assert_eq!(told[&format!("leveret.{name}")], text);
     }
-    host.client_vanishes(client);
-    assert_eq!(host.told(client)["leveret.end"], "client left without DISCONNECT");
+    host.broker_ends(client);
+    assert_eq!(host.told(client)["leveret.end"], "CONNACK 3: broker is gone");
     // Whoever it is may say what it likes, but not at any length, nor what looks like another line or another client's.
     let liar = host.connect(peer());
     let id = format!("x\"), tenant t): accepted{}", "y".repeat(60_000));

@@ -193,6 +193,7 @@ impl Throttle {
 
 /// The most packets, and pieces of payload, of a turn.
 const TURN_ITEMS: u32 = 128;
-/// With so many bytes read a turn is over; the packet that gets there is read.
-const TURN_BYTES: usize = 64 * 1024;
+/// With so many bytes read a turn is over; the packet that gets there is read. Bytes of a payload cost little, and what is put back is
+/// copied, so this is more than a host with a buffer of a usual size has at once.
+const TURN_BYTES: usize = 512 * 1024;
 const MEMORY_PAUSE: Duration = Duration::from_millis(500);

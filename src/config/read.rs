@@ -93,7 +93,7 @@ fn policy(keys: &mut Keys<'_>, terms: &Terms) -> Result<Policy> {
         terms.check(&no_tenant, keys)?;
     }
     Ok(Policy {
-        max_memory: keys.number("max_memory", 1 << 24, 1 << 30)?.unwrap_or(768 << 20) as usize,
+        max_memory: keys.number("max_memory", 1 << 22, 1 << 30)?.unwrap_or(768 << 20) as usize,
         tenants,
         no_tenant: Rc::new(no_tenant),
         require_tenant,

@@ -46,8 +46,8 @@ fn a_100_mb_publish_passes_a_stalled_broker_in_constant_memory() -> Result<()> {
         client.hears(&[0x40, 2, 0, 7])
     })?;
     println!("100 MB MQTT to AMQP: {:?}, {figures}", start.elapsed());
-    // 5 of them when this was written.
-    assert!(grown < 16 * LISTENER_BUFFER, "{grown}");
+    // Its own frames and buffers among it.
+    assert!(grown < 64 * LISTENER_BUFFER, "{grown}");
     let message = queue.next()?.delivery;
     assert!(message.data == payload, "{} bytes arrived, others than were sent", message.data.len());
     Ok(())
@@ -130,7 +130,7 @@ fn payload() -> Vec<u8> {
     (0..100_000_000 / 8).flat_map(|_| next()).collect()
 }
 
-/// `per_connection_buffer_limit_bytes` of the listener in the shipped files.
-const LISTENER_BUFFER: u64 = 262_144;
+/// What Envoy reads of a client at once, with `per_connection_buffer_limit_bytes` of the shipped files.
+const LISTENER_BUFFER: u64 = 16_384;
 /// The same of the cluster `broker`.
 const CLUSTER_BUFFER: u64 = 262_144;

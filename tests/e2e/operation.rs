@@ -13,7 +13,7 @@ use support::process::wait_until;
 use crate::fake_broker::{self, Reply};
 use crate::link::Link;
 use crate::mqtt::{ACCEPTED, Client, Connect};
-use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, to, trapping_module};
+use crate::world::{PATIENCE, broker, mqtt, own_envoy, own_envoy_with, rough_broker, to, trapping_module};
 
 /// The line to the broker is so slow that nothing else counts.
 #[test]
@@ -129,3 +129,47 @@ fn active(envoy: &Envoy, worker: u8) -> Result<u64> {
 }
 
 const PINGREQ: &[u8] = &[0xc0, 0];
+
+/// Also where it resets connections, which is all that is left of a broker that is killed.
+#[test]
+fn death_of_the_broker_is_not_the_client_s_end() -> Result<()> {
+    let mut broker = rough_broker();
+    for mode in [Mode::Lazy, Mode::Eager] {
+        let name = format!("broker-dies-{mode:?}").to_lowercase();
+        let envoy = own_envoy_with(&name, &to(mode, broker.amqp_address()), &Options::default())?;
+        let address = envoy.address("mqtt")?;
+        let mut clients = Vec::new();
+        for number in 0..5 {
+            clients.push(Client::login(address, &format!("{name}-{number}"))?);
+        }
+        broker.kill()?;
+        for client in &mut clients {
+            client.rest()?;
+        }
+        let closed = |reason: &str| envoy.stat(&format!("wasmcustom.leveret.none.closed.{reason}"));
+        envoy.stat_until("wasmcustom.leveret.none.closed.broker_gone", PATIENCE, |count| count == 5)?;
+        ensure!(closed("client_gone")? == 0, "{}", envoy.log());
+        ensure!(envoy.log().contains("closed: broker is gone"), "{}", envoy.log());
+        broker.restart()?;
+        // And the client's end is the client's.
+        let later = || Client::login(address, &format!("{name}-later")).ok();
+        drop(wait_until("the broker is back", PATIENCE, later)?);
+        envoy.stat_until("wasmcustom.leveret.none.closed.client_gone", PATIENCE, |count| count == 1)?;
+    }
+    Ok(())
+}
+
+/// Each close that a callback asks for runs inside the one before, and V8's stack has room for some thousand.
+#[test]
+fn thousands_of_silent_connections_time_out_at_once_and_nobody_notices() -> Result<()> {
+    let envoy = own_envoy("silent", json!({ "login_timeout": 5_000 }))?;
+    let address = envoy.address("mqtt")?;
+    let mut bystander = Client::login(address, "silent-bystander")?;
+    let silent: Vec<_> =
+        (0..4_000).map(|_| std::net::TcpStream::connect(address)).collect::<std::io::Result<_>>()?;
+    envoy.stat_until("wasmcustom.leveret.none.closed.timed_out", PATIENCE, |count| count == 4_000)?;
+    bystander.ping()?;
+    drop(silent);
+    ensure!(!envoy.log().contains("Maximum call stack size exceeded"), "{}", envoy.log());
+    bystander.finish()
+}

@@ -167,8 +167,11 @@ fn a_fin_behind_what_would_take_too_long() {
     for key in ["client_message_rate", "message_rate"] {
         for (heartbeat, patience) in [(30, 5_000), (0, 5_000), (2, 2_000)] {
             both(json!({ key: 1, "heartbeat": heartbeat }), |t| {
+                // With the least buffer the end is not read while the client is ahead.
+                let Some(host) = t.subject.host() else { return };
+                host.set_buffer_limit(1 << 20);
                 t.advance(2_000);
-                t.client([connect("c"), numbered(0..500)].concat());
+                t.client_at_once([connect("c"), numbered(0..500)].concat());
                 t.client_ends();
                 let mut told = t.agree();
                 t.advance(patience - 200);
@@ -259,7 +262,6 @@ fn max_inflight() {
         }
         // One of two is enough for what is behind.
         t.reply(PUBLISH, ack(6, true));
-        t.expect(PUBLISH, channel_open());
         t.expect_publish(PUBLISH, "t", b"last");
     });
 }
@@ -344,20 +346,21 @@ fn memory_stays_as_it_is() {
         for piece in sent.chunks(50_000) {
             t.client_at_once(piece);
         }
-        let (connection, mut next) = (t.connection, 0);
+        let (connection, mut next, mut told) = (t.connection, 0, Vec::new());
         for round in 1..=100 {
             t.advance(100);
             // What it is told at QoS 0 from a QoS 1 subscription is acknowledged by us: bytes for the broker while it is held up.
             t.deliver((1, round, false), "x", mode(1), b"news");
             t.hears(publish(0, 0, "x", b"news"));
-            for (_, message) in publishes(&t.agree()) {
-                assert!(message == payload(next), "{}: {next}", t.name);
+            told.extend(t.agree());
+            for (_, message) in publishes(&told).iter().skip(next as usize) {
+                assert!(*message == payload(next), "{}: {next}", t.name);
                 next += 1;
             }
             let host = t.subject.host().unwrap();
             let passed = next as usize * (PAYLOAD + 6);
             let held = sent.len() - host.unread(connection) - passed;
-            assert!(held < 262_144 + 3 * 16_384, "{}: {held} bytes are with the proxy", t.name);
+            assert!(held < 65_536 + 3 * 16_384, "{}: {held} bytes are with the proxy", t.name);
             assert!(host.memory_bytes() < before + (2 << 20), "{}: {}", t.name, host.memory_bytes());
         }
         assert!((450..=650).contains(&next), "{}: ten seconds' worth and one: {next}", t.name);

@@ -151,10 +151,8 @@ fn each_key_is_the_tenant_s_or_the_top_level_s() {
             has: |t| {
                 logged_in(t);
                 t.client(publish_flags(1, 0, "a", b"x"));
-                // To be kept it has to be confirmed first.
                 let told = t.agree();
-                let is_confirmed = told.iter().any(|it| matches!(it, AMQPFrame::Method(methods::PUBLISH, _)));
-                one_if(is_confirmed)
+                one_if(told.iter().any(|it| matches!(it, AMQPFrame::Method(methods::KEEP, _))))
             },
         },
         Key {

@@ -117,6 +117,8 @@ pub struct Bridge {
     /// So there are none, until what the client is still owed has come.
     is_parting: bool,
     has_disconnected: bool,
+    /// Another connection waits for its client id: it ends once what the client has said is heard.
+    is_giving_way: bool,
     unconfirmed: Unconfirmed,
     /// When a message was published last that nobody confirms.
     published_at: Option<Instant>,
@@ -236,6 +238,7 @@ impl Bridge {
             from_broker: RecvBuffer::default(),
             client_ended: false,
             has_disconnected: false,
+            is_giving_way: false,
             is_parting: false,
             unconfirmed: Unconfirmed::default(),
             published_at: None,
@@ -291,6 +294,8 @@ impl Bridge {
             self.fail(now, error);
         } else if left > 0 && self.state == State::AwaitConnect && self.gate.is_short_of_memory() {
             self.fail(now, Error::Refused(Refusal::Memory));
+        } else if self.is_giving_way && self.listens_to_client() && self.throttle.hold().is_none() {
+            self.fail(now, Error::TakenOver);
         } else if self.client_ended && self.listens_to_client() && self.throttle.hold().is_none() {
             self.client_has_ended(now);
         }
@@ -301,7 +306,9 @@ impl Bridge {
     /// if it can not its end either: that is passed on to the broker with our next bytes, and there will be some.
     pub fn is_holding(&self) -> bool {
         match self.state {
-            State::AwaitConnect | State::Connected => self.throttle.hold().is_some() || self.has_requests(),
+            State::AwaitConnect | State::Connected => {
+                self.throttle.hold().is_some() || self.has_requests() || self.is_giving_way
+            }
             State::LoggingIn | State::Refusing(_) | State::Leaving | State::Over => true,
         }
     }
@@ -332,7 +339,7 @@ impl Bridge {
         // Who takes leave waits for answers, which may be behind what made it leave.
         while let Err(error) = self.broker_notices(now, &mut input) {
             self.fail(now, error);
-            if self.state != State::Leaving {
+            if !matches!(self.state, State::Leaving | State::Connected) {
                 break;
             }
         }

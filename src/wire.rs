@@ -121,6 +121,11 @@ impl RecvBuffer {
         self.parsed = 0;
     }
 
+    /// Whether there is something that is not parsed yet.
+    pub const fn has_unparsed(&self) -> bool {
+        self.bytes.len() > self.parsed
+    }
+
     /// Everything that is not parsed yet.
     pub fn unparsed(&self) -> &[u8] {
         self.bytes.get(self.parsed..).unwrap_or_default()

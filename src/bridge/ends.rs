@@ -33,6 +33,9 @@ impl Bridge {
         {
             self.gate.failed(now, &attempt);
         }
+        if error == Error::TakenOver && self.gives_way_later() {
+            return;
+        }
         match (self.state, error.connack()) {
             (State::AwaitConnect, Some(code)) => {
                 self.events.push_back(Event::Refused(code, error));
@@ -63,6 +66,15 @@ impl Bridge {
             }
             (State::Refusing(_) | State::Leaving | State::Over, _) => self.over(),
         }
+    }
+
+    /// A newcomer waits, but what the client has said before is not all heard yet: whether it is heard first. Whoever loses the lock
+    /// by force meanwhile gives way at once.
+    fn gives_way_later(&mut self) -> bool {
+        let has_more = self.state == State::Connected
+            && self.throttle.hold().is_some()
+            && self.from_client.has_unparsed();
+        has_more && !core::mem::replace(&mut self.is_giving_way, true)
     }
 
     /// The login comes to nothing although the broker has the will: it is taken back before the client hears of it.

@@ -54,7 +54,7 @@ mod tests {
     fn each_level_has_its_lines_each_second_and_what_is_left_out_is_told() {
         let at = |millis| Instant::ZERO + Duration::from_millis(millis);
         let mut ceiling = Ceiling::default();
-        let mut written = |ceiling: &mut Ceiling, millis, level| {
+        let written = |ceiling: &mut Ceiling, millis, level| {
             (0..1000).filter(|_| ceiling.admits(at(millis), level)).count() as u32
         };
         assert_eq!(written(&mut ceiling, 0, Level::Info), MAX_LINES);

@@ -117,6 +117,9 @@ pub struct Bridge {
     /// So there are none, until what the client is still owed has come.
     is_parting: bool,
     has_disconnected: bool,
+    /// When the client published last, and whether what it published has come to it if it is to.
+    heard_publish: Option<Instant>,
+    is_all_delivered: bool,
     /// Another connection waits for its client id: it ends once what the client has said is heard.
     is_giving_way: bool,
     unconfirmed: Unconfirmed,
@@ -238,6 +241,8 @@ impl Bridge {
             from_broker: RecvBuffer::default(),
             client_ended: false,
             has_disconnected: false,
+            heard_publish: None,
+            is_all_delivered: false,
             is_giving_way: false,
             is_parting: false,
             unconfirmed: Unconfirmed::default(),
@@ -606,7 +611,7 @@ impl Bridge {
             will.deposit(&mut self.broker, self.tenant.exchange.as_short());
         }
         self.publish_again(now);
-        self.go_on_leaving();
+        self.go_on_leaving(now);
         if self.listens_to_client()
             && let Err(error) = self.broker.check_budgets()
         {

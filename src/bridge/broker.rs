@@ -43,6 +43,8 @@ pub(super) enum Notice<'a> {
     Probed,
     /// The broker has routed what was published before it was asked.
     Routed,
+    /// The broker has delivered what was on its way before it was asked.
+    Delivered,
     /// The broker refused something and closed its channel. The steps that were awaited on it are in order: if one is to blame
     /// it is the first, and the others were not looked at.
     ChannelClosed {
@@ -225,6 +227,11 @@ impl BrokerSide {
     /// Asks whether what was published has been routed; [`Notice::Routed`] is the answer. Not within a message.
     pub(super) fn ask_whether_routed(&mut self) {
         self.request(Role::Publish, ClientMethod::ChannelFlow, Awaited::Routed);
+    }
+
+    /// Asks whether what was on its way to consumers has been delivered; [`Notice::Delivered`] is the answer.
+    pub(super) fn ask_whether_delivered(&mut self) {
+        self.request(Role::Consume, ClientMethod::ChannelFlow, Awaited::Delivered);
     }
 
     /// Whether there are bytes to be taken.
@@ -486,6 +493,7 @@ impl BrokerSide {
                 | Awaited::Prefetch
                 | Awaited::Probe
                 | Awaited::Routed
+                | Awaited::Delivered
                 | Awaited::Will(_)
                 | Awaited::Keep(_)
                 | Awaited::Replay(_) => None,
@@ -509,6 +517,7 @@ impl BrokerSide {
                 Some(Notice::Probed)
             }
             Awaited::Routed => Some(Notice::Routed),
+            Awaited::Delivered => Some(Notice::Delivered),
             Awaited::Step(step) => Some(Notice::Done(step, consumers)),
             Awaited::Will(step) => Some(Notice::WillDone(step, messages)),
             Awaited::Keep(step) => Some(Notice::KeepDone(step)),

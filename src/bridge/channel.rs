@@ -52,6 +52,8 @@ pub(super) enum Awaited {
     Probe,
     /// The same, to know that what was published before has been routed.
     Routed,
+    /// The same, to know that what was on its way to consumers has been delivered.
+    Delivered,
     /// A step of the session or a subscription.
     Step(session::Step),
     /// A step of the will.
@@ -69,7 +71,7 @@ impl Awaited {
             Self::Open => matches!(method, B::ChannelOpenOk),
             Self::Confirms => matches!(method, B::ConfirmSelectOk),
             Self::Prefetch => matches!(method, B::BasicQosOk),
-            Self::Probe | Self::Routed => matches!(method, B::ChannelFlowOk),
+            Self::Probe | Self::Routed | Self::Delivered => matches!(method, B::ChannelFlowOk),
             Self::Step(step) => match step {
                 session::Step::Lock(lock::Step::Delete) => matches!(method, B::QueueDeleteOk),
                 session::Step::Lock(lock::Step::Declare | lock::Step::Count) => {

@@ -19,6 +19,8 @@ pub(super) enum Farewell {
     /// What the client has said is being routed.
     #[default]
     Routing,
+    /// What it has said to itself is being delivered.
+    Delivering,
     /// Its will is being sent, or taken back.
     Will,
     /// connection.close is sent.
@@ -144,7 +146,7 @@ impl Bridge {
         if self.client_ended {
             self.leave_at_once(now);
         } else {
-            self.go_on_leaving();
+            self.go_on_leaving(now);
         }
     }
 
@@ -163,11 +165,22 @@ impl Bridge {
     }
 
     /// Takes the next steps of leaving that may be taken.
-    pub(super) fn go_on_leaving(&mut self) {
+    pub(super) fn go_on_leaving(&mut self, now: Instant) {
         if self.state != State::Leaving || self.client_ended {
             return;
         }
         if self.farewell == Farewell::Routing && self.is_routed_as_far_as_possible() {
+            self.farewell = Farewell::Delivering;
+            // RabbitMQ answers connection.close ahead of what its channels are about to send.
+            let has_just_published = self.heard_publish.is_some_and(|at| now < at + JUST);
+            let is_listener =
+                self.has_disconnected && self.session.as_ref().is_some_and(Session::is_consuming);
+            self.is_all_delivered = !(has_just_published && is_listener);
+            if !self.is_all_delivered {
+                self.broker.ask_whether_delivered();
+            }
+        }
+        if self.farewell == Farewell::Delivering && self.is_all_delivered {
             self.farewell = Farewell::Will;
             if let Some(will) = &mut self.will {
                 will.send(&mut self.broker);
@@ -211,3 +224,6 @@ impl Bridge {
 
 /// For so long after a publish at QoS 0 the broker may not have looked at it yet.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// For so long after its last message a client that leaves may wait for a copy of it.
+const JUST: Duration = Duration::from_secs(1);

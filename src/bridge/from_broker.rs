@@ -56,6 +56,7 @@ impl Bridge {
                     }
                 }
                 Notice::Routed => self.routed(),
+                Notice::Delivered => self.is_all_delivered = true,
                 Notice::Done(step, consumers) => {
                     if let Some(session) = &mut self.session {
                         session.done(step, consumers)?;

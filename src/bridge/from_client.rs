@@ -286,6 +286,7 @@ impl Bridge {
             QoS::AtLeastOnce => (Metric::MessagesPublishedQos1, Metric::BytesPublishedQos1),
             QoS::ExactlyOnce => (Metric::MessagesPublishedQos2, Metric::BytesPublishedQos2),
         };
+        self.heard_publish = Some(now);
         self.measures.add(messages, 1);
         self.measures.add(bytes, publish.payload_len.into());
         let properties =

@@ -334,6 +334,11 @@ impl Session {
         }
     }
 
+    /// Whether messages are delivered to the client.
+    pub(super) fn is_consuming(&self) -> bool {
+        self.queues.is_consuming()
+    }
+
     /// Whether the broker has done all steps.
     pub(super) fn is_quiet(&self) -> bool {
         self.asked == 0 && self.waiting.is_empty()

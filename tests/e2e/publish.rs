@@ -106,7 +106,7 @@ fn publish_headers_tell_a_broker_before_3_13_what_the_client_said() -> Result<()
 
 /// A full queue that takes no more: the broker answers basic.nack, however often the message is published.
 #[test]
-fn broker_refuses_a_qos_1_publish_and_the_client_stays_and_sends_it_again() -> Result<()> {
+fn broker_refuses_a_qos_1_publish_and_it_is_left_unacknowledged() -> Result<()> {
     let envoy = own_envoy("nacked", json!({}))?;
     let amqp = Amqp::connect()?;
     let mut arguments = FieldTable::default();

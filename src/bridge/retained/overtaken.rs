@@ -1,8 +1,9 @@
 //! Copies of retained messages that are out of date when they reach the client.
 //!
 //! A copy may wait in the client's queue behind other messages, or be slow on its way there, so that a newer message of its topic
-//! reaches the client first. Then the copy is not to have the last word. Each is marked by the moment at which it was read, that is by
-//! how many retained messages had reached the client until then.
+//! reaches the client first. Then the copy is not to have the last word. Each is marked by the moment at which it was asked for, that
+//! is by how many retained messages had reached the client until then: what came since may be newer, and if the copy is, it comes to
+//! the client as a message, too.
 
 use std::collections::BTreeMap;
 
@@ -22,10 +23,14 @@ pub(in crate::bridge) struct Overtaken {
 }
 
 impl Overtaken {
-    /// A copy goes on its way: its moment.
-    pub(super) const fn copied(&mut self) -> i64 {
-        self.in_flight += 1;
+    /// How many have reached the client.
+    pub(super) const fn moment(&self) -> i64 {
         self.moment
+    }
+
+    /// A copy goes on its way.
+    pub(super) const fn copied(&mut self) {
+        self.in_flight += 1;
     }
 
     /// A message arrives for the client.

@@ -110,6 +110,8 @@ struct Found {
     /// How often its queue was empty, and until when that is no reason to give up.
     misses: u32,
     until: Option<Instant>,
+    /// The moment when its message was asked for, see [`Overtaken`].
+    asked: i64,
 }
 
 enum Phase {
@@ -292,7 +294,7 @@ impl Replayer {
     fn find(&mut self, key: &[u8], level: Level) {
         if let Some(place) = self.names.place(key) {
             let Place { queue, key, .. } = place;
-            self.found.push_back(Found { queue, key, level, misses: 0, until: None });
+            self.found.push_back(Found { queue, key, level, misses: 0, until: None, asked: 0 });
         }
     }
 
@@ -302,9 +304,10 @@ impl Replayer {
             return self.start(broker);
         }
         while self.fetching.len() < MESSAGES
-            && let Some(found) = self.found.pop_front()
+            && let Some(mut found) = self.found.pop_front()
         {
             self.open(broker);
+            found.asked = self.overtaken.moment();
             let get = ClientMethod::BasicGet { queue: found.queue.as_short(), no_ack: false };
             broker.request(Role::Replay, get, Awaited::Replay(Step::Get));
             self.fetching.push_back(found);
@@ -418,10 +421,11 @@ impl Replayer {
             persistent: found.level == Level::One && published > QoS::AtMostOnce,
             mqtt_headers: Some(mqtt_headers),
             retained: Some(found.key.as_bytes()),
-            moment: Some(self.overtaken.copied()),
+            moment: Some(found.asked),
             ..Properties::default()
         };
         let to = Address::queue(*found.level.of(&queues));
+        self.overtaken.copied();
         broker.relay(Role::Replay, to, properties, header.body_size);
         self.published += 1;
         self.holding = Some(self.announced);

@@ -3,11 +3,12 @@
 use anyhow::{Context, Result};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
 use support::envoy::Mode;
 
 use crate::amqp::{Amqp, persistent};
 use crate::mqtt::{Client, PUBACK, packet, publish, subscribe, text};
-use crate::world::mqtt;
+use crate::world::{PATIENCE, mqtt, own_envoy};
 
 #[test]
 fn qos_2_is_lowered_to_1_for_subscribers() -> Result<()> {
@@ -103,22 +104,24 @@ fn publish_headers_tell_a_broker_before_3_13_what_the_client_said() -> Result<()
     Ok(())
 }
 
-/// A full queue that takes no more: the broker answers basic.nack, also to what is published again.
+/// A full queue that takes no more: the broker answers basic.nack, however often the message is published.
 #[test]
 fn broker_refuses_a_qos_1_publish_and_it_is_left_unacknowledged() -> Result<()> {
+    let envoy = own_envoy("nacked", json!({}))?;
     let amqp = Amqp::connect()?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
     arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     let queue = amqp.queue_with("nacked", arguments)?;
-    let mut client = Client::login(mqtt(Mode::Lazy), "nacked")?;
+    let mut client = Client::login(envoy.address("mqtt")?, "nacked")?;
     client.publish_safely("nacked", b"fits")?;
-    client.send(&publish(0x32, "nacked", 2, b"does not"))?;
-    // Tried the last time after 1.1 s.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    client.send(&publish(0x32, "nacked", 1, b"does not"))?;
+    envoy.stat_until("wasmcustom.leveret.none.unacknowledged", PATIENCE, |count| count == 1)?;
+    assert_eq!(envoy.stat("wasmcustom.leveret.none.published_again")?, 3);
+    // Nothing but what it asks for now.
     client.ping()?;
     assert_eq!(queue.next()?.delivery.data, b"fits");
-    client.send(&publish(0x32, "nacked", 1, b"does now"))?;
+    client.send(&publish(0x3a, "nacked", 1, b"does now"))?;
     client.hears(PUBACK)?;
     assert_eq!(queue.next()?.delivery.data, b"does now");
     Ok(())

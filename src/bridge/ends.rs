@@ -114,12 +114,29 @@ impl Bridge {
             && !self.has_requests()
             && self.unconfirmed == Unconfirmed::Routed
             && self.keeper.as_ref().is_none_or(Keeper::is_settled);
+        self.is_parting = has_all;
         if has_all && (self.is_owed_answers() || !self.client.is_empty()) {
-            self.is_parting = true;
-            return self.timers.linger_from(now);
+            self.timers.linger_from(now);
+        } else if has_all {
+            self.part(now);
+        } else {
+            self.events.push_back(Event::ClientGone);
+            self.leave(now);
         }
-        self.events.push_back(Event::ClientGone);
-        if has_all { self.over() } else { self.leave(now) }
+    }
+
+    /// The client has all that it is owed, but perhaps a message of its own: nothing can be asked for that, so it has a moment to come.
+    pub(super) fn part(&mut self, now: Instant) {
+        let has_just_published = self.heard_publish.is_some_and(|at| now < at + JUST);
+        let is_listener = self.session.as_ref().is_some_and(Session::is_consuming);
+        if has_just_published && is_listener {
+            self.heard_publish = None;
+            self.farewell = Farewell::Delivering;
+            self.timers.linger_for(now, MOMENT);
+        } else if self.farewell != Farewell::Delivering {
+            self.events.push_back(Event::ClientGone);
+            self.over();
+        }
     }
 
     /// Whether the broker is to say something that the client waits for.
@@ -224,6 +241,9 @@ impl Bridge {
 
 /// For so long after a publish at QoS 0 the broker may not have looked at it yet.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// How long a message of its own may be on its way to a client that says no more.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// For so long after its last message a client that leaves may wait for a copy of it.
 const JUST: Duration = Duration::from_secs(1);

@@ -229,6 +229,7 @@ fn one_client_id_says_offline_and_is_taken_over_by_one_that_says_online() -> Res
 }
 
 /// Where mosquitto and RabbitMQ's plugin err as well.
+#[ignore = "what the proxy has not read of the old connection is lost with it"]
 #[test]
 fn one_client_id_says_online_behind_a_burst_of_its_old_connection() -> Result<()> {
     in_turn("burst", |old, topic, qos| {

@@ -1,9 +1,9 @@
 //! Copies of retained messages that are out of date when they reach the client.
 //!
 //! A copy may wait in the client's queue behind other messages, or be slow on its way there, so that a newer message of its topic
-//! reaches the client first. Then the copy is not to have the last word. Each is marked by the moment at which it was asked for, that
-//! is by how many retained messages had reached the client until then: what came since may be newer, and if the copy is, it comes to
-//! the client as a message, too.
+//! reaches the client first. Then the copy is not to have the last word. Each is marked by the moment of its subscription, that is
+//! by how many retained messages had reached the client until then: what came since may be newer, and if the copy is, it comes to the
+//! client as a message, too.
 
 use std::collections::BTreeMap;
 

@@ -100,6 +100,8 @@ struct Filter {
     level: Level,
     /// Whether any topic has answered.
     is_answered: bool,
+    /// The moment when it was subscribed to, see [`Overtaken`].
+    moment: i64,
 }
 
 /// A topic that may have a retained message.
@@ -110,8 +112,8 @@ struct Found {
     /// How often its queue was empty, and until when that is no reason to give up.
     misses: u32,
     until: Option<Instant>,
-    /// The moment when its message was asked for, see [`Overtaken`].
-    asked: i64,
+    /// Of the filter that it was found for.
+    moment: i64,
 }
 
 enum Phase {
@@ -175,7 +177,12 @@ impl Replayer {
     pub(in crate::bridge) fn replay(&mut self, binding_key: &[u8], level: Level, broker: &mut BrokerSide) {
         let Ok(binding_key) = core::str::from_utf8(binding_key) else { return };
         if !self.is_off {
-            self.jobs.push_back(Filter { binding_key: binding_key.into(), level, is_answered: false });
+            self.jobs.push_back(Filter {
+                binding_key: binding_key.into(),
+                level,
+                is_answered: false,
+                moment: self.overtaken.moment(),
+            });
             self.start(broker);
         }
     }
@@ -264,7 +271,7 @@ impl Replayer {
     fn found_something(&mut self, filter: Filter, question: &ShortText, broker: &mut BrokerSide) {
         let is_one_topic = !filter.binding_key.split('.').any(|word| matches!(word, "*" | "#"));
         if is_one_topic {
-            self.find(filter.binding_key.as_bytes(), filter.level);
+            self.find(filter.binding_key.as_bytes(), filter.level, filter.moment);
             self.phase = Phase::Fetching { filter: None };
             return self.fetch(broker);
         }
@@ -291,10 +298,10 @@ impl Replayer {
         self.phase = Phase::Listening { filter, asked: ANSWERS, drained: false };
     }
 
-    fn find(&mut self, key: &[u8], level: Level) {
+    fn find(&mut self, key: &[u8], level: Level, moment: i64) {
         if let Some(place) = self.names.place(key) {
             let Place { queue, key, .. } = place;
-            self.found.push_back(Found { queue, key, level, misses: 0, until: None, asked: 0 });
+            self.found.push_back(Found { queue, key, level, misses: 0, until: None, moment });
         }
     }
 
@@ -304,10 +311,9 @@ impl Replayer {
             return self.start(broker);
         }
         while self.fetching.len() < MESSAGES
-            && let Some(mut found) = self.found.pop_front()
+            && let Some(found) = self.found.pop_front()
         {
             self.open(broker);
-            found.asked = self.overtaken.moment();
             let get = ClientMethod::BasicGet { queue: found.queue.as_short(), no_ack: false };
             broker.request(Role::Replay, get, Awaited::Replay(Step::Get));
             self.fetching.push_back(found);
@@ -390,8 +396,8 @@ impl Replayer {
                 filter.is_answered = true;
                 let key = header.text(b"x-first-death-queue").and_then(|queue| self.names.topic_of(queue));
                 if let Some(key) = key.filter(|key| topic::subscribes(filter.binding_key.as_bytes(), key)) {
-                    let level = filter.level;
-                    self.find(key, level);
+                    let (level, moment) = (filter.level, filter.moment);
+                    self.find(key, level, moment);
                 }
                 self.heard(broker);
             }
@@ -421,7 +427,7 @@ impl Replayer {
             persistent: found.level == Level::One && published > QoS::AtMostOnce,
             mqtt_headers: Some(mqtt_headers),
             retained: Some(found.key.as_bytes()),
-            moment: Some(found.asked),
+            moment: Some(found.moment),
             ..Properties::default()
         };
         let to = Address::queue(*found.level.of(&queues));

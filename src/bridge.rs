@@ -560,7 +560,7 @@ impl Bridge {
         if may_go_on {
             self.let_go_on(now);
         } else if self.is_parting && self.listens_to_client() && !self.is_owed_answers() {
-            self.part(now);
+            self.part();
         }
     }
 

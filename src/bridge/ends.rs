@@ -118,25 +118,17 @@ impl Bridge {
         if has_all && (self.is_owed_answers() || !self.client.is_empty()) {
             self.timers.linger_from(now);
         } else if has_all {
-            self.part(now);
+            self.part();
         } else {
             self.events.push_back(Event::ClientGone);
             self.leave(now);
         }
     }
 
-    /// The client has all that it is owed, but perhaps a message of its own: nothing can be asked for that, so it has a moment to come.
-    pub(super) fn part(&mut self, now: Instant) {
-        let has_just_published = self.heard_publish.is_some_and(|at| now < at + JUST);
-        let is_listener = self.session.as_ref().is_some_and(Session::is_consuming);
-        if has_just_published && is_listener {
-            self.heard_publish = None;
-            self.farewell = Farewell::Delivering;
-            self.timers.linger_for(now, MOMENT);
-        } else if self.farewell != Farewell::Delivering {
-            self.events.push_back(Event::ClientGone);
-            self.over();
-        }
+    /// The client has said its last word, and has all that it is owed.
+    pub(super) fn part(&mut self) {
+        self.events.push_back(Event::ClientGone);
+        self.over();
     }
 
     /// Whether the broker is to say something that the client waits for.
@@ -241,9 +233,6 @@ impl Bridge {
 
 /// For so long after a publish at QoS 0 the broker may not have looked at it yet.
 const SETTLED: Duration = Duration::from_secs(10);
-
-/// How long a message of its own may be on its way to a client that says no more.
-const MOMENT: Duration = Duration::from_millis(200);
 
 /// For so long after its last message a client that leaves may wait for a copy of it.
 const JUST: Duration = Duration::from_secs(1);

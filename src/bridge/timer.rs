@@ -134,10 +134,6 @@ impl Timers {
         }
     }
 
-    pub(super) fn linger_for(&mut self, now: Instant, time: Duration) {
-        self.linger = now + time;
-    }
-
     pub(super) fn linger_from(&mut self, now: Instant) {
         self.linger = now + LINGER;
     }

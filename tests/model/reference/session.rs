@@ -38,12 +38,20 @@ pub(super) struct Copy {
 }
 
 impl Session {
-    /// Whether a message of this batch may have, and must have, come in at this QoS.
+    /// Whether a message of this batch may have, and must have, come in at this QoS: by any of the subscriptions of this batch, or where
+    /// it is its client's `own`, by those that came before it.
     ///
     /// Nobody can list what a kept session is subscribed to, so it may get what starts with `$` by a wildcard; and so may a client
     /// that subscribes to it while the message waits.
-    pub(super) fn is_subscribed(&self, topic: &Topic, qos: u8, may_wait: bool) -> (bool, bool) {
-        let states = || self.earlier.iter().chain([&self.subscriptions]);
+    pub(super) fn is_subscribed(
+        &self,
+        own: Option<&Subscriptions>,
+        topic: &Topic,
+        qos: u8,
+        may_wait: bool,
+    ) -> (bool, bool) {
+        let all = || self.earlier.iter().chain([&self.subscriptions]).filter(|_| own.is_none());
+        let states = || all().chain(own);
         let matches = |subscriptions: &Subscriptions, by_wildcard: bool| {
             subscriptions.iter().any(|(filter, &granted)| {
                 let is_kept_from = topic.is_special() && filter.starts_with_wildcard() && !by_wildcard;

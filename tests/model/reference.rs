@@ -62,8 +62,10 @@ pub(crate) struct Message {
     pub(crate) payload: Vec<u8>,
     pub(crate) publisher: Id,
     pub(crate) is_will: bool,
-    /// The connection it is sent on; none for a will.
+    /// The connection it is sent on, or whose will it is; nobody's where it may come at any time.
     pub(crate) way: Option<LinkId>,
+    /// Whether it waits for what was said on the connections of its client before.
+    pub(crate) is_in_turn: bool,
 }
 
 #[derive(Default)]
@@ -268,7 +270,8 @@ impl Reference {
         let Some(connection) = it.connection.take() else { return };
         self.cut.push(connection.link);
         self.groups.leave_all(client, Leaving::Unnoticed { until: noticed }, self.now);
-        it.ghosts.push(Ghost { noticed, will: connection.will });
+        let will = connection.will.map(|will| Message { way: None, ..will });
+        it.ghosts.push(Ghost { noticed, will });
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
             session.away = Some(noticed);

@@ -48,7 +48,7 @@ const EAGER: u32 = 64;
 
 /// How long is waited from then on, each time twice as long as before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// How long an empty queue is waited for: a reader whose host died holds its message for as long as the broker takes to notice. A
 /// queue may also be empty because it is there for a will.

@@ -36,7 +36,7 @@ fn a_topic_is_seen_to_once_and_then_its_messages_wait_for_nothing() {
     both("{}", |t| {
         keeping(t, "a", b"0");
         for n in 1..4_u8 {
-            t.client(publish_flags(3, 7 + u16::from(n), "a", &[n]));
+            t.client_at_once(publish_flags(3, 7 + u16::from(n), "a", &[n]));
             expect_both(t, PUBLISH, "a", &[n], None);
         }
         t.expect_silence();

@@ -136,7 +136,7 @@ fn while_another_reader_has_a_message_the_others_are_fetched() {
 }
 
 #[test]
-fn a_message_that_stays_away_is_asked_for_more_and_more_seldom_and_given_up() {
+fn a_message_that_stays_away_is_asked_for_now_and_then_and_given_up() {
     both("{}", |t| {
         asking(t, "a", 1, "mqtt-retained=a");
         t.reply(REPLAY, ack(1, false));
@@ -157,7 +157,7 @@ fn a_message_that_stays_away_is_asked_for_more_and_more_seldom_and_given_up() {
                 }
             }
         }
-        assert!((10..30).contains(&asked.len()), "{asked:?}");
+        assert!((100..140).contains(&asked.len()), "{asked:?}");
         assert!(asked.iter().all(|second| (0..=135).contains(second)), "{asked:?}");
         t.stays_open();
     });
@@ -247,7 +247,7 @@ fn a_copy_that_a_newer_message_has_overtaken_is_not_given() {
 
 /// So that it costs a copy nothing that others were overtaken, nor a SUBSCRIBE.
 #[test]
-fn a_copy_says_when_it_was_read() {
+fn a_copy_says_when_its_filter_was_subscribed_to() {
     both("{}", |t| {
         asking(t, "a", 1, "mqtt-retained=a");
         for n in 1..=3 {
@@ -258,7 +258,7 @@ fn a_copy_says_when_it_was_read() {
         got(t, 9, 1, b"kept");
         t.expect(REPLAY, publish_to_queue(OWN[1]));
         let copy = t.expect_content(REPLAY, b"kept");
-        assert_eq!(header(&copy, "x-leveret-moment"), Some(AMQPValue::LongLongInt(3)));
+        assert_eq!(header(&copy, "x-leveret-moment"), Some(AMQPValue::LongLongInt(0)));
     });
 }
 

@@ -277,9 +277,9 @@ impl Lock {
             self.may_claim = false;
             return Ok(Outcome::Again(self.force()));
         }
-        if self.state == State::Held {
-            // Deleted, and nobody has told.
-            let is_lost = why.code == NOT_FOUND;
+        // The consumers are gone with the channel, and what was counted may be somebody else's by now.
+        if matches!(self.state, State::Held | State::Lost) {
+            let is_lost = self.state == State::Lost || why.code == NOT_FOUND;
             let closed = Error::BrokerClosed { code: why.code, method: why.method };
             return Err(if is_lost { self.lost() } else { closed });
         }

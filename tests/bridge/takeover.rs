@@ -244,6 +244,27 @@ fn a_lock_that_is_not_there_when_it_is_counted_is_somebody_else_s() {
     });
 }
 
+/// Who is to be heard to the end first may find that out meanwhile. It is not to ask for the lock again, which is somebody else's.
+#[test]
+fn a_lock_that_is_lost_is_not_asked_for_again() {
+    both(r#"{"max_inflight": 1}"#, |t| {
+        t.log_in();
+        t.client_at_once([publish(1, 1, "a", b"x"), publish(1, 2, "a", b"y")].concat());
+        while t.broker.next_frame().is_some() {}
+        claim_comes(t);
+        t.expect(CONSUME, look_for(LOCK));
+        lock_is_taken(t);
+        t.expect_silence();
+        t.stays_open();
+        t.reply(CONSUME, channel_close(404, "NOT_FOUND - no queue", (50, 10)));
+        t.expect(CONSUME, channel_close_ok());
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.hears(puback(1));
+        t.expect(CONNECTION, goodbye());
+        t.expect_silence();
+    });
+}
+
 /// Who is the only one has the lock. Where there were others before, the one that is counted may be theirs: of another queue of that name.
 #[test]
 fn the_lock_is_claimed_where_there_are_others_or_were() {

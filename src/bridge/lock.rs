@@ -63,9 +63,9 @@ pub(super) enum Step {
 
 pub(super) struct Lock {
     name: ShortText,
-    /// Another one each time that it is taken by force, by which the consumer that goes with the old queue is told from the new one.
+    /// Another one for each queue of that name, by which the consumer that goes with the old one is told from the new one.
     consumer_tag: ShortText,
-    forced: u8,
+    tags: u8,
     /// What this connection's claim says.
     mark: Box<str>,
     state: State,
@@ -110,7 +110,7 @@ impl Lock {
         Self {
             name,
             consumer_tag,
-            forced: 0,
+            tags: 0,
             mark,
             state,
             had_others: false,
@@ -190,16 +190,22 @@ impl Lock {
     ///
     /// # Errors
     /// When somebody else has taken over.
-    pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<Option<Step>, Error> {
+    pub(super) fn done(&mut self, step: Step, consumers: u32) -> Result<&'static [Step], Error> {
         if step == Step::Declare {
             self.had_others = consumers > 0;
         }
         if step != Step::Count {
-            return Ok(None);
+            return Ok(&[]);
         }
         match self.state {
+            // The queue was deleted as soon as we consumed it, which the broker does not announce.
+            State::Wanted if consumers == 0 => {
+                self.attempts_left = self.attempts_left.checked_sub(1).ok_or_else(|| self.lost())?;
+                self.use_another_tag();
+                return Ok(Self::STEPS);
+            }
             // If there were others, the one that is counted may be theirs: of a queue that was put in the place of ours.
-            State::Wanted if self.may_claim && (consumers > 1 || self.had_others) => {
+            State::Wanted if self.may_claim && (consumers > 1 || self.had_others || self.tags > 0) => {
                 self.state = State::Contested;
             }
             State::Wanted => self.state = State::Held,
@@ -207,25 +213,29 @@ impl Lock {
             State::Held => {
                 self.stale.append(&mut self.counting);
                 self.counting = core::mem::take(&mut self.uncounted);
-                return Ok((!self.counting.is_empty()).then_some(Step::Count));
+                return Ok(if self.counting.is_empty() { &[] } else { &[Step::Count] });
             }
             State::Contested | State::Claimed | State::Unneeded | State::Lost => {}
         }
-        Ok(None)
+        Ok(&[])
     }
 
     /// A claim is delivered to us. What is to be asked next.
     ///
     /// # Errors
     /// When there are more than newcomers would make.
-    pub(super) fn claimed(&mut self, mark: Option<&[u8]>, delivery_tag: u64) -> Result<Option<Step>, Error> {
+    pub(super) fn claimed(
+        &mut self,
+        mark: Option<&[u8]>,
+        delivery_tag: u64,
+    ) -> Result<&'static [Step], Error> {
         let is_ours = mark == Some(self.mark.as_bytes());
         match self.state {
             State::Held if is_ours => self.stale.push(delivery_tag),
             State::Held if self.uncounted.len() == MAX_CLAIMS => return Err(self.lost()),
             State::Held if self.counting.is_empty() => {
                 self.counting.push(delivery_tag);
-                return Ok(Some(Step::Count));
+                return Ok(&[Step::Count]);
             }
             State::Held => self.uncounted.push(delivery_tag),
             State::Wanted | State::Contested | State::Claimed => {
@@ -236,7 +246,7 @@ impl Lock {
             }
             State::Unneeded | State::Lost => {}
         }
-        Ok(None)
+        Ok(&[])
     }
 
     /// Whether this is the consumer that counts.
@@ -247,11 +257,15 @@ impl Lock {
     /// Nobody has gone in time: the steps by which it is taken all the same.
     pub(super) fn force(&mut self) -> &'static [Step] {
         self.state = State::Wanted;
-        self.forced = self.forced.wrapping_add(1);
-        if let Some(tag) = ShortText::new(&format!("{CONSUMER_TAG}{}", self.forced)) {
+        self.use_another_tag();
+        Self::FORCE
+    }
+
+    fn use_another_tag(&mut self) {
+        self.tags = self.tags.wrapping_add(1);
+        if let Some(tag) = ShortText::new(&format!("{CONSUMER_TAG}{}", self.tags)) {
             self.consumer_tag = tag;
         }
-        Self::FORCE
     }
 
     /// The broker refused a step and closed the channel.
@@ -263,9 +277,9 @@ impl Lock {
             self.may_claim = false;
             return Ok(Outcome::Again(self.force()));
         }
-        if self.state == State::Held {
-            // Deleted, and nobody has told.
-            let is_lost = why.code == NOT_FOUND;
+        // The consumers are gone with the channel, and what was counted may be somebody else's by now.
+        if matches!(self.state, State::Held | State::Lost) {
+            let is_lost = self.state == State::Lost || why.code == NOT_FOUND;
             let closed = Error::BrokerClosed { code: why.code, method: why.method };
             return Err(if is_lost { self.lost() } else { closed });
         }

@@ -186,7 +186,7 @@ impl Session {
         match step {
             Step::Lock(step) => {
                 let next = self.lock.done(step, consumers)?;
-                self.waiting.extend(next.map(Step::Lock));
+                self.waiting.extend(next.iter().copied().map(Step::Lock));
             }
             Step::Delete(QueueId::Level(level)) => self.settled(level),
             Step::Delete(QueueId::Shared(_)) => {}
@@ -385,7 +385,7 @@ impl Session {
     /// When somebody else has taken over.
     pub(super) fn claimed(&mut self, mark: Option<&[u8]>, delivery_tag: u64) -> Result<(), Error> {
         let next = self.lock.claimed(mark, delivery_tag)?;
-        self.waiting.extend(next.map(Step::Lock));
+        self.waiting.extend(next.iter().copied().map(Step::Lock));
         Ok(())
     }
 

@@ -244,6 +244,27 @@ fn a_lock_that_is_not_there_when_it_is_counted_is_somebody_else_s() {
     });
 }
 
+/// Who is to be heard to the end first may find that out meanwhile. It is not to ask for the lock again, which is somebody else's.
+#[test]
+fn a_lock_that_is_lost_is_not_asked_for_again() {
+    both(r#"{"max_inflight": 1}"#, |t| {
+        t.log_in();
+        t.client_at_once([publish(1, 1, "a", b"x"), publish(1, 2, "a", b"y")].concat());
+        while t.broker.next_frame().is_some() {}
+        claim_comes(t);
+        t.expect(CONSUME, look_for(LOCK));
+        lock_is_taken(t);
+        t.expect_silence();
+        t.stays_open();
+        t.reply(CONSUME, channel_close(404, "NOT_FOUND - no queue", (50, 10)));
+        t.expect(CONSUME, channel_close_ok());
+        t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok(), ack(1, false)]);
+        t.hears(puback(1));
+        t.expect(CONNECTION, goodbye());
+        t.expect_silence();
+    });
+}
+
 /// Who is the only one has the lock. Where there were others before, the one that is counted may be theirs: of another queue of that name.
 #[test]
 fn the_lock_is_claimed_where_there_are_others_or_were() {
@@ -285,12 +306,19 @@ fn a_newcomer_waits_2_s_and_takes_the_lock_by_force() {
         t.reply(CONSUME, delete_ok());
         lock_is_taken(t);
         t.reply(CONSUME, declared(LOCK, 0));
-        claim_comes(t);
+        let claim = t.broker.claim_of_before();
+        t.broker(claim);
         t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
         t.reply(CONSUME, consumed("lock1"));
         t.hears_nothing();
         t.expect_silence();
+        // Somebody else may do the same at the same time, and it may be that one's consumer that is counted.
         t.reply(CONSUME, declared(LOCK, 1));
+        t.expect_claim();
+        t.hears_nothing();
+        let claim = t.broker.claim();
+        t.broker(claim);
+        t.expect(CONSUME, ack(scripted_broker::CLAIM_TAG, false));
         t.expect_will("w", b"gone");
         t.grant_will();
         t.hears(connack(0));
@@ -299,6 +327,32 @@ fn a_newcomer_waits_2_s_and_takes_the_lock_by_force() {
         t.expect_last_will(1);
         t.send_will();
         t.expect(CONNECTION, goodbye());
+        assert_eq!(t.counter("closed.taken_over"), 1);
+    });
+}
+
+/// A queue that is deleted in the moment in which it is consumed is not announced; the consumer's tag is still in use.
+#[test]
+fn a_lock_without_consumers_is_asked_for_again() {
+    both("{}", |t| {
+        t.client(connect("c"));
+        t.expect_connection();
+        t.expect_session();
+        t.greet("RabbitMQ", "4.1.0");
+        t.reply(CONNECTION, open_ok());
+        t.replies(TOPOLOGY, [channel_open_ok(), delete_ok(), delete_ok()]);
+        t.replies(CONSUME, [channel_open_ok(), qos_ok()]);
+        t.replies(CONSUME, lock_shared(0));
+        let [declare, _, count] = take_lock();
+        for n in 1..=5 {
+            let consume = consume_queue(LOCK, &format!("lock{n}"), false, false);
+            t.expect_all(CONSUME, [declare.clone(), consume, count.clone()]);
+            t.expect_silence();
+            t.hears_nothing();
+            t.replies(CONSUME, [declared(LOCK, 0), consumed(&format!("lock{n}")), declared(LOCK, 0)]);
+        }
+        t.expect(CONNECTION, goodbye());
+        t.hears_nothing();
         assert_eq!(t.counter("closed.taken_over"), 1);
     });
 }

@@ -10,7 +10,7 @@ mod session;
 use crate::world::{Heard, LinkId};
 use filter::{Filter, Topic};
 use group::{Groups, Leaving, shared};
-use session::{Copy, Session};
+use session::{Copy, Session, Subscriptions};
 use std::collections::BTreeMap;
 
 /// Everything that is known of the clients.
@@ -34,6 +34,8 @@ struct Fresh {
     /// By whom it was sent, with what packet id; nobody where it is known to be there.
     sent: Option<(LinkId, u16)>,
     is_certain: bool,
+    /// What its publisher was subscribed to when it said so, on the same connection: the one takes effect behind the other.
+    own: Option<Subscriptions>,
 }
 
 /// What is configured.
@@ -60,8 +62,10 @@ pub(crate) struct Message {
     pub(crate) payload: Vec<u8>,
     pub(crate) publisher: Id,
     pub(crate) is_will: bool,
-    /// The connection it is sent on; none for a will.
+    /// The connection it is sent on, or whose will it is; nobody's where it may come at any time.
     pub(crate) way: Option<LinkId>,
+    /// Whether it waits for what was said on the connections of its client before.
+    pub(crate) is_in_turn: bool,
 }
 
 #[derive(Default)]
@@ -192,14 +196,16 @@ impl Reference {
 
     /// PUBLISH; at QoS 1 and 2 with this packet id.
     pub(crate) fn publish(&mut self, packet: u16, message: Message) {
-        let Some((connection, _)) = self.clients[message.publisher].online() else { return };
+        let Some((connection, session)) = self.clients[message.publisher].online() else { return };
         match message.qos {
             0 => {}
             1 => connection.due.push(Heard::Puback(packet)),
             _ => connection.due.extend([Heard::Pubrec(packet), Heard::Pubcomp(packet)]),
         }
         let sent = Some((connection.link, packet));
-        self.publishes(message, sent, true);
+        let own = Some(session.subscriptions.clone());
+        self.fresh.push(Fresh { message: self.messages.len(), sent, is_certain: true, own });
+        self.messages.push(message);
     }
 
     /// A message of a client of another protocol.
@@ -264,7 +270,8 @@ impl Reference {
         let Some(connection) = it.connection.take() else { return };
         self.cut.push(connection.link);
         self.groups.leave_all(client, Leaving::Unnoticed { until: noticed }, self.now);
-        it.ghosts.push(Ghost { noticed, will: connection.will });
+        let will = connection.will.map(|will| Message { way: None, ..will });
+        it.ghosts.push(Ghost { noticed, will });
         it.session = it.session.take().filter(|session| session.is_kept);
         if let Some(session) = &mut it.session {
             session.away = Some(noticed);
@@ -325,7 +332,7 @@ impl Reference {
     }
 
     fn publishes(&mut self, message: Message, sent: Option<(LinkId, u16)>, is_certain: bool) {
-        self.fresh.push(Fresh { message: self.messages.len(), sent, is_certain });
+        self.fresh.push(Fresh { message: self.messages.len(), sent, is_certain, own: None });
         self.messages.push(message);
     }
 
@@ -395,7 +402,7 @@ impl Reference {
 
     /// Each session that is subscribed gets its copies of what was published in this batch.
     fn hand_out(&mut self, heard: &BTreeMap<LinkId, Vec<Heard>>) {
-        for Fresh { message, sent, is_certain } in std::mem::take(&mut self.fresh) {
+        for Fresh { message, sent, is_certain, own } in std::mem::take(&mut self.fresh) {
             let is_cut = sent.is_some_and(|(link, _)| self.cut.contains(&link));
             let is_received = sent.is_some_and(|(link, packet)| {
                 let receipts = [Heard::Puback(packet), Heard::Pubrec(packet)];
@@ -413,8 +420,14 @@ impl Reference {
                 let is_lost =
                     session.haunted.is_some() || session.is_unsettled || is_unplugged || is_own_will;
                 let holds_acks = client.connection.as_ref().is_some_and(|it| it.holds_acks);
+                // Unless its client has come again meanwhile, and begun a new session perhaps.
+                let is_same = client
+                    .connection
+                    .as_ref()
+                    .is_some_and(|it| sent.is_some_and(|(link, _)| link == it.link));
+                let own = own.as_ref().filter(|_| id == publisher && is_same);
                 let subscribed = [(0, false), (1, holds_acks)]
-                    .map(|(qos, may_wait)| session.is_subscribed(&topic, qos, may_wait));
+                    .map(|(qos, may_wait)| session.is_subscribed(own, &topic, qos, may_wait));
                 let is_twin = published_qos == 0 && subscribed.iter().all(|&(possible, _)| possible);
                 for (qos, (possible, certain)) in (0_u8..).zip(subscribed) {
                     if !possible {

@@ -163,6 +163,7 @@ impl Run {
         let keep_alive = if keep_alive { KEEP_ALIVE } else { 0 };
         let bytes = connect_packet(client, is_kept, will.as_ref(), keep_alive);
         let link = self.world.connect(bytes, keep_alive.into(), holds_acks);
+        let will = will.map(|will| Message { way: Some(link), ..will });
         self.links.push(link);
         (link, Connect { is_kept, will, holds_acks, keep_alive: keep_alive.into() })
     }
@@ -261,7 +262,8 @@ impl Run {
         self.published += 1;
         let mut payload = format!("{}:", self.published).into_bytes();
         payload.resize(payload.len() + size, b'x');
-        Message { topic: topic.to_owned(), qos, payload, publisher, is_will: false, way: None }
+        let is_in_turn = self.world.is_patient;
+        Message { topic: topic.to_owned(), qos, payload, publisher, is_will: false, way: None, is_in_turn }
     }
 
     const fn next_packet(&mut self) -> u16 {

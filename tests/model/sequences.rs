@@ -26,7 +26,6 @@ fn at_the_same_time() {
 }
 
 /// Clients come, go and take over while others publish to them, and while they publish themselves.
-#[ignore = "two connections of one client id that come at once can both stay"]
 #[test]
 fn coming_and_going_at_the_same_time() {
     let act = prop_oneof![

@@ -18,6 +18,8 @@ pub(crate) struct World {
     /// Milliseconds.
     now: u64,
     pub(crate) broker: Broker,
+    /// No bridge takes a client id by force as long as the one that has it does anything.
+    pub(crate) is_patient: bool,
     links: Vec<Link>,
     random: fastrand::Rng,
     /// What happened, for whoever reads of a failure.
@@ -72,6 +74,8 @@ struct Link {
     amqp: Option<ConnectionId>,
     from_client: Vec<u8>,
     client_ends: bool,
+    /// The device has sent its end, and can send nothing behind it.
+    says_no_more: bool,
     to_client: BytesMut,
     to_broker: Vec<u8>,
     from_broker: Vec<u8>,
@@ -117,6 +121,7 @@ impl World {
             config: Rc::new(config),
             now: 0,
             broker: Broker::new(seed),
+            is_patient: seed.is_multiple_of(2),
             links: Vec::new(),
             random: fastrand::Rng::with_seed(!seed),
             trace: Vec::new(),
@@ -134,6 +139,7 @@ impl World {
             amqp: None,
             from_client: connect,
             client_ends: false,
+            says_no_more: false,
             to_client: BytesMut::new(),
             to_broker: Vec::new(),
             from_broker: Vec::new(),
@@ -184,7 +190,7 @@ impl World {
         let now = self.instant(id.0);
         let link = &mut self.links[id.0];
         match end {
-            End::Fin => link.client_ends = true,
+            End::Fin => (link.client_ends, link.says_no_more) = (true, true),
             End::Malformed => link.from_client.extend([0x30, 0x00]),
             End::Unplugged => {
                 link.state = State::Unplugged;
@@ -219,13 +225,13 @@ impl World {
             if self.random.bool() && self.broker.step() {
                 continue;
             }
-            if self.random.u8(..32) == 0 && self.lose_patience() {
+            if !self.is_patient && self.random.u8(..32) == 0 && self.lose_patience(false) {
                 continue;
             }
             match self.random.choice(&turns) {
                 Some(&(at, turn)) => self.turn(at, turn),
                 None if self.broker.step() => {}
-                None if self.lose_patience() => {}
+                None if self.lose_patience(true) => {}
                 None => return,
             }
         }
@@ -253,15 +259,18 @@ impl World {
         Instant::ZERO + Duration::from_millis(self.now + self.links.get(at).map_or(0, |link| link.waited))
     }
 
-    /// A bridge has waited in vain for another one to go; whether there is one.
-    fn lose_patience(&mut self) -> bool {
+    /// A bridge has waited long enough, as far as it is concerned; whether there is one. For another one to go it need not have been in
+    /// vain: that one may only be slow. For a message that may come it is, when `nothing_comes`.
+    fn lose_patience(&mut self, nothing_comes: bool) -> bool {
         for at in 0..self.links.len() {
             let now = self.instant(at);
             let link = &mut self.links[at];
-            if matches!(link.state, State::Up | State::Unplugged)
-                && let Some((due, Timer::Takeover)) = link.bridge.poll_timeout()
-            {
-                link.waited += (due.as_nanos() - now.as_nanos()).div_ceil(NANOS_PER_MILLI);
+            let Some((due, timer)) = link.bridge.poll_timeout() else { continue };
+            let wait = due.as_nanos().saturating_sub(now.as_nanos()).div_ceil(NANOS_PER_MILLI);
+            let is_meant =
+                timer == Timer::Takeover || nothing_comes && timer == Timer::Linger && wait <= MOMENT;
+            if is_meant && matches!(link.state, State::Up | State::Unplugged) {
+                link.waited += wait;
                 return true;
             }
         }
@@ -385,6 +394,14 @@ impl World {
 }
 
 impl Link {
+    /// The device answers.
+    fn says(&mut self, bytes: Vec<u8>, now: u64) {
+        if !self.says_no_more {
+            self.from_client.extend(bytes);
+            self.spoke = now;
+        }
+    }
+
     fn hear(&mut self, packet: Packet, now: u64) {
         let heard = match packet {
             Packet::ConnAck(it) => {
@@ -404,8 +421,7 @@ impl Link {
             Packet::PubAck(it) => Heard::Puback(it.pkid),
             Packet::PubRec(it) => {
                 let again = self.resends.remove(&it.pkid);
-                self.from_client.extend(again.unwrap_or_else(|| packets::pubrel(it.pkid)));
-                self.spoke = now;
+                self.says(again.unwrap_or_else(|| packets::pubrel(it.pkid)), now);
                 Heard::Pubrec(it.pkid)
             }
             Packet::PubComp(it) => Heard::Pubcomp(it.pkid),
@@ -415,9 +431,8 @@ impl Link {
                     assert!(!self.unacked.contains(&it.pkid), "packet id {} is in use", it.pkid);
                     match self.holds_acks {
                         true => self.unacked.push(it.pkid),
-                        false => self.from_client.extend(packets::puback(it.pkid)),
+                        false => self.says(packets::puback(it.pkid), now),
                     }
-                    self.spoke = now;
                 }
                 Heard::Publish(Delivery {
                     topic: it.topic,
@@ -453,6 +468,9 @@ fn piece(random: &mut fastrand::Rng, bytes: &mut Vec<u8>) -> Vec<u8> {
     let length = if most == usize::MAX { bytes.len() } else { length };
     bytes.drain(..length).collect()
 }
+
+/// For so many milliseconds a bridge that is about to go may wait for nothing in particular. Longer waits have a reason that is to come.
+const MOMENT: u64 = 200;
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
 

@@ -38,12 +38,20 @@ pub(super) struct Copy {
 }
 
 impl Session {
-    /// Whether a message of this batch may have, and must have, come in at this QoS.
+    /// Whether a message of this batch may have, and must have, come in at this QoS: by any of the subscriptions of this batch, or where
+    /// it is its client's `own`, by those that came before it.
     ///
     /// Nobody can list what a kept session is subscribed to, so it may get what starts with `$` by a wildcard; and so may a client
     /// that subscribes to it while the message waits.
-    pub(super) fn is_subscribed(&self, topic: &Topic, qos: u8, may_wait: bool) -> (bool, bool) {
-        let states = || self.earlier.iter().chain([&self.subscriptions]);
+    pub(super) fn is_subscribed(
+        &self,
+        own: Option<&Subscriptions>,
+        topic: &Topic,
+        qos: u8,
+        may_wait: bool,
+    ) -> (bool, bool) {
+        let all = || self.earlier.iter().chain([&self.subscriptions]).filter(|_| own.is_none());
+        let states = || all().chain(own);
         let matches = |subscriptions: &Subscriptions, by_wildcard: bool| {
             subscriptions.iter().any(|(filter, &granted)| {
                 let is_kept_from = topic.is_special() && filter.starts_with_wildcard() && !by_wildcard;
@@ -173,12 +181,16 @@ impl Session {
     }
 }
 
-/// Whether one copy is to be delivered before the other: it was published earlier, or on the same way.
-/// [MQTT-4.6.0-5] [MQTT-4.6.0-6]
+/// Whether one copy is to be delivered before the other: it was published earlier, or on the same way, or on an earlier one of the same
+/// client. (MQTT wants less: the order of one topic at one QoS. [MQTT-4.6.0-5] [MQTT-4.6.0-6])
 fn precedes(first: &Copy, second: &Copy, messages: &[Message]) -> bool {
     let (a, b) = (&messages[first.message], &messages[second.message]);
-    let is_same_way = a.way.is_some() && a.way == b.way && a.topic == b.topic && a.qos.min(1) == b.qos.min(1);
-    first.batch < second.batch || first.batch == second.batch && is_same_way && first.message < second.message
+    let is_said_first = match (a.way, b.way) {
+        (Some(one), Some(other)) if one == other => first.message < second.message,
+        (Some(one), Some(other)) => a.publisher == b.publisher && b.is_in_turn && one < other,
+        _ => false,
+    };
+    first.batch < second.batch || first.batch == second.batch && is_said_first
 }
 
 fn told(it: &Delivery) -> String {

@@ -26,8 +26,9 @@ pub struct ScriptedBroker {
     /// Channels that are refused, until that is acknowledged.
     closing: BTreeSet<u16>,
     will: Will,
-    /// What the claim to the client id says.
+    /// What the claim to the client id says, and the consumer by which such come.
     claim: Option<basic::AMQPProperties>,
+    lock_tag: String,
     refusals: Vec<Refusal>,
     marks: Marks,
 }
@@ -80,8 +81,14 @@ impl ScriptedBroker {
                 .unwrap_or_else(|error| panic!("not AMQP: {error}: {:?}", &self.unread[..length]));
             assert!(rest.is_empty(), "amq-protocol and the frame's size disagree");
             self.unread.drain(..length);
-            if let AMQPFrame::Header(say::CONSUME, header) = &frame {
-                self.claim = Some(header.properties.clone());
+            match &frame {
+                AMQPFrame::Header(say::CONSUME, header) => self.claim = Some(header.properties.clone()),
+                AMQPFrame::Method(say::CONSUME, AMQPClass::Basic(basic::AMQPMethod::Consume(consume)))
+                    if consume.queue.as_str().ends_with("lock") =>
+                {
+                    self.lock_tag = consume.consumer_tag.to_string();
+                }
+                _ => {}
             }
             let frame = self.marks.leave_out(frame);
             self.heard.push_back(frame);
@@ -131,17 +138,21 @@ impl ScriptedBroker {
     /// The claim goes to its consumer, who is the one that published it.
     pub fn claim(&mut self) -> Vec<u8> {
         let properties = self.claim.clone().expect("a claim was published");
-        self.claim_of(properties)
+        Self::claim_of(&self.lock_tag, properties)
     }
 
     /// Another connection's claim is delivered.
     pub fn another_claim(&mut self) -> Vec<u8> {
-        self.claim_of(say::mode(1))
+        Self::claim_of(&self.lock_tag, say::mode(1))
     }
 
-    fn claim_of(&mut self, properties: basic::AMQPProperties) -> Vec<u8> {
-        let is_forced = self.consumers.contains_key("lock1");
-        let consumer_tag = if is_forced { "lock1" } else { "lock" };
+    /// One that was published before the queue was deleted is delivered to the consumer of that time.
+    pub fn claim_of_before(&mut self) -> Vec<u8> {
+        let properties = self.claim.clone().expect("a claim was published");
+        Self::claim_of("lock", properties)
+    }
+
+    fn claim_of(consumer_tag: &str, properties: basic::AMQPProperties) -> Vec<u8> {
         let announced = say::deliver_from_queue(say::LOCK, consumer_tag, CLAIM_TAG);
         [method(say::CONSUME, announced), header(say::CONSUME, 0, properties)].concat()
     }

@@ -221,12 +221,15 @@ fn brokers_yaml_keeps_clients_to_their_nodes_and_tells_where_they_are() -> Resul
             clusters.lines().filter(|line| line.starts_with("broker::") && line.ends_with("rq_active::1"));
         active.next().map(str::to_owned)
     };
-    // A node that has failed a health check, as one can on a busy machine, is passed over; then it is to be seen again.
+    // A node that has failed a health check, as one can on a busy machine, is passed over until it has passed others.
     let failures = || envoy.stat("cluster.broker.health_check.failure");
+    let all_are_healthy =
+        || (envoy.stat("cluster.broker.membership_healthy").ok()? == nodes.len() as u64).then_some(());
     let mut used = std::collections::BTreeSet::new();
     for number in 0..12 {
         let client_id = format!("hashed-{number}");
         let [one, other] = loop {
+            wait_until("all nodes", PATIENCE, all_are_healthy)?;
             let before = failures()?;
             let mut nodes = [String::new(), String::new()];
             for taken in &mut nodes {

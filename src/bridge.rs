@@ -70,6 +70,9 @@ use will::Will;
 /// With so many bytes that a client is owed, it is not read from. Payloads never wait; these are acknowledgements.
 const MAX_CLIENT_OUTPUT: usize = 32 * 1024;
 
+/// With so many PINGREQs that wait for the next round trip to the broker, it is not read from either.
+const MAX_PINGS: u32 = 1024;
+
 /// One client connection. Deterministic: the same inputs at the same times give the same outputs.
 ///
 /// **Every input is followed by a full drain.** Inputs are the `handle_*` methods, outputs the `take_*` and `poll_*` ones.
@@ -207,6 +210,11 @@ struct Pings {
 impl Pings {
     const fn is_owed(&self) -> bool {
         self.probed > 0 || self.waiting > 0
+    }
+
+    /// Whether the client is to be given answers before it says more.
+    const fn are_many(&self) -> bool {
+        self.waiting >= MAX_PINGS
     }
 }
 

@@ -74,8 +74,6 @@ pub enum TimedOut {
 /// Budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Too many requests wait for the broker's answer.
-    Requests,
     /// The client has ended far ahead of its rate.
     Rate,
     /// More was sent ahead of a sequential login than may be held.
@@ -209,7 +207,6 @@ impl fmt::Display for Error {
             Self::TimedOut(TimedOut::Login) => f.write_str("client: no login in time"),
             Self::TimedOut(TimedOut::Packet) => f.write_str("client: packet not finished in time"),
             Self::TimedOut(TimedOut::KeepAlive) => f.write_str("client: keep-alive timed out"),
-            Self::Limit(Limit::Requests) => f.write_str("client: too many requests at once"),
             Self::Limit(Limit::Rate) => f.write_str("client: ended far ahead of its rate"),
             Self::Limit(Limit::BeforeLogin) => f.write_str("client: sent too much before CONNACK"),
             Self::Login(refusal) => write!(f, "broker refuses the login: {refusal}"),

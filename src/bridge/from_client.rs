@@ -16,7 +16,7 @@ use super::throttle::{Hold, Throttle};
 use super::will::Will;
 use super::{Bridge, State, Who};
 use crate::amqp::{self, Address, ClientMethod, ShortStr};
-use crate::error::{Error, Limit, Misbehaved};
+use crate::error::{Error, Misbehaved};
 use crate::event::Event;
 use crate::metrics::Metric;
 use crate::mqtt::{self, Connect, Filters, Item, Packet, PacketId, Publish, QoS, SubscribeEntries, encode};
@@ -35,9 +35,6 @@ const FIRST_FRAME: usize = amqp::FRAME_MIN_SIZE as usize;
 const BESIDE_CREDENTIALS: usize = 512;
 /// What a client may make the module hold, in bytes, while the worker is short of memory: without being read from no more.
 const MEMORY_SHARE: usize = 64 * 1024;
-
-/// The most PINGREQs that may wait for one round trip to the broker.
-const MAX_PINGS: u32 = 65_536;
 
 impl Bridge {
     pub(super) fn client_items(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), Error> {
@@ -131,8 +128,7 @@ impl Bridge {
             }
             Packet::Subscribe(it) => self.filters(now, it.packet_id, true, it.entries.encoded()),
             Packet::Unsubscribe(it) => self.filters(now, it.packet_id, false, it.filters.encoded()),
-            Packet::Pingreq if self.pings.waiting < MAX_PINGS => self.pings.waiting += 1,
-            Packet::Pingreq => return Err(Error::Limit(Limit::Requests)),
+            Packet::Pingreq => self.pings.waiting = self.pings.waiting.saturating_add(1),
             Packet::Disconnect => {
                 self.has_disconnected = true;
                 self.events.push_back(Event::Disconnected);

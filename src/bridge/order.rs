@@ -53,6 +53,7 @@ impl Bridge {
             matches!(next, PacketType::Subscribe | PacketType::Unsubscribe | PacketType::Disconnect);
         let waits = self.state == State::LoggingIn
             || self.is_owed_much()
+            || self.pings.are_many()
             || waits_for_request
             || needs_routing && !self.is_all_routed();
         if waits && needs_routing {

@@ -328,6 +328,25 @@ fn answers_to_what_was_not_asked_end_the_connection() {
     }
 }
 
+/// They are held up, and the client is not closed for them.
+#[test]
+fn pingreqs_are_not_read_on_and_on() {
+    both("{}", |t| {
+        t.log_in();
+        t.client(PINGREQ.repeat(3000));
+        let mut heard = 0;
+        while heard < 3000 {
+            t.expect(TOPOLOGY, flow(true));
+            t.expect_silence();
+            t.reply(TOPOLOGY, flow_ok(true));
+            let answers = t.take_heard();
+            assert!(answers.len() <= 1024 * PINGRESP.len(), "{}", answers.len());
+            heard += answers.len() / PINGRESP.len();
+        }
+        assert_eq!(heard, 3000);
+    });
+}
+
 #[test]
 fn pingreq_is_a_round_trip_at_the_broker() {
     both("{}", |t| {

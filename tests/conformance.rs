@@ -461,14 +461,31 @@ fn mqtt_4_3_3_2__no_duplicate_reaches_the_broker_until_pubrel() {
 }
 
 #[test]
-fn mqtt_4_6_0_1__answers_come_in_the_order_of_the_messages() {
-    both(|t| {
-        t.log_in();
-        let ids = [9, 3, 7, 1];
-        t.client(ids.map(|id| publish(1, id, "a", b"")).concat());
-        t.agree();
-        t.hears(ids.map(puback).concat());
-    });
+fn mqtt_4_6_0_2__pubacks_come_in_the_order_of_the_messages() {
+    receipts_come_in_order(1, puback);
+}
+
+#[test]
+fn mqtt_4_6_0_3__pubrecs_come_in_the_order_of_the_messages() {
+    receipts_come_in_order(2, pubrec);
+}
+
+/// Whatever the order of the broker's confirms.
+#[track_caller]
+fn receipts_come_in_order(qos: u8, receipt: fn(u16) -> Vec<u8>) {
+    for confirms in [[1, 2, 3, 4], [4, 3, 2, 1], [2, 4, 1, 3]] {
+        both(|t| {
+            t.log_in();
+            let ids = [9, 3, 7, 1];
+            t.client(ids.map(|id| publish(qos, id, "a", b"")).concat());
+            while t.broker.next_frame().is_some() {}
+            t.replies(PUBLISH, [channel_open_ok(), confirm_select_ok()]);
+            for number in confirms {
+                t.reply(PUBLISH, ack(number, false));
+            }
+            t.hears(ids.map(receipt).concat());
+        });
+    }
 }
 
 #[test]

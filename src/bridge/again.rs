@@ -106,21 +106,16 @@ impl Bridge {
 
     /// The broker could not take a publish, or all up to it; `None` when there never was such a one.
     pub(super) fn nacked(&mut self, now: Instant, number: u64, multiple: bool) -> Option<()> {
-        let (waiting, events, keeper) = (&mut self.drafts.waiting, &mut self.events, &mut self.keeper);
-        self.publications.nack(number, multiple, |mut nacked| {
-            if let Some(draft) = &mut nacked.draft
-                && let Some(&pause) = PAUSES.get(draft.attempts)
-            {
-                draft.attempts += 1;
-                waiting.push_back((now + pause, nacked));
-                return true;
-            }
-            events.push_back(Event::Unacknowledged);
-            if let (Some(keeper), Some(serial)) = (&mut *keeper, nacked.kept_as) {
-                keeper.disown(serial);
-            }
-            false
-        })
+        let waiting = &mut self.drafts.waiting;
+        let given_up = self.publications.nack(number, multiple, |mut nacked| {
+            let Some(&pause) = PAUSES.get(nacked.draft.attempts) else { return false };
+            nacked.draft.attempts += 1;
+            waiting.push_back((now + pause, nacked));
+            true
+        })?;
+        self.events.extend(core::iter::repeat_n(Event::Unacknowledged, given_up));
+        self.give_receipts();
+        Some(())
     }
 
     /// Publishes what waits for that, between the client's messages.
@@ -128,7 +123,7 @@ impl Bridge {
         while !self.broker.is_publishing(Role::Publish)
             && let Some((_, nacked)) = self.drafts.waiting.pop_front_if(|(at, _)| *at <= now)
         {
-            let Some(draft) = &nacked.draft else { continue };
+            let draft = &nacked.draft;
             let properties =
                 Draft::properties(draft.qos, false, draft.is_retained, self.broker.wants_mqtt_headers());
             let to = Address {

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use super::broker::{BrokerSide, Notice};
 use super::channel::Role;
-use super::inflight::Confirmed;
 use super::lock;
 use super::queues::Level;
 use super::retained::replay::Replayer;
@@ -143,21 +142,12 @@ impl Bridge {
                     }
                 }
                 Notice::Confirmed { number, multiple, .. } => {
-                    let (client, keeper) = (&mut self.client, &mut self.keeper);
                     let measures = &mut self.measures;
-                    let mut kept = Vec::new();
-                    let known = self.publications.confirm(number, multiple, |confirmed, sent| {
+                    let known = self.publications.confirm(number, multiple, |sent| {
                         measures.add(Metric::ConfirmTimeUs, micros(now, sent));
-                        match confirmed {
-                            Confirmed::Owed(receipt) => client.receipt(receipt),
-                            Confirmed::Kept(serial, id) => {
-                                let is_kept = keeper.as_mut().is_none_or(|keeper| keeper.routed(serial));
-                                kept.extend(is_kept.then_some(id));
-                            }
-                        }
                     });
                     self.is_known(known)?;
-                    self.acknowledge_kept(kept);
+                    self.give_receipts();
                 }
                 Notice::Deliver { consumer_tag, delivery_tag, .. } if lock::is_consumer(consumer_tag) => {
                     let is_current = self.session.as_ref().is_some_and(|it| it.waits_by(consumer_tag));
@@ -202,6 +192,13 @@ impl Bridge {
             self.accept_when_ready(now);
         }
         Ok(())
+    }
+
+    /// The client hears of its messages that the broker has taken, as far as that is the next that it is to hear of them.
+    pub(super) fn give_receipts(&mut self) {
+        while let Some(receipt) = self.publications.next_receipt() {
+            self.client.receipt(receipt);
+        }
     }
 
     /// A publish of which the broker speaks: who takes leave may have forgotten it.
@@ -270,16 +267,9 @@ impl Bridge {
                 // If there are none, it was one that nobody confirms.
                 if self.publications.unconfirmed() > 0 {
                     let topic = refused_topic(why.text).map(super::topic_hash);
-                    let dropped = self.publications.drop_refused(topic);
-                    if let Some(receipt) = dropped.receipt {
-                        self.client.receipt(receipt);
-                    }
-                    for serial in dropped.kept_as {
-                        if let Some(keeper) = &mut self.keeper {
-                            keeper.disown(serial);
-                        }
-                    }
-                    if !dropped.is_certain {
+                    let is_certain = self.publications.drop_refused(topic);
+                    self.give_receipts();
+                    if !is_certain {
                         return Err(fatal);
                     }
                 }

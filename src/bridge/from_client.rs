@@ -70,7 +70,7 @@ impl Bridge {
     /// Whether the client is to be read from later.
     fn must_wait(&mut self, now: Instant, input: &[u8]) -> Result<bool, Error> {
         // What a client that has ended still says goes to the broker with its end, so it does not wait for confirms.
-        let inflight = if self.client_ended { 0 } else { self.publications.unconfirmed() };
+        let inflight = if self.client_ended { 0 } else { self.publications.under_way() };
         if self.client_ended {
             self.throttle.end_within(now, self.patience());
         }
@@ -104,7 +104,7 @@ impl Bridge {
 
     /// Whether the broker has confirmed enough.
     pub(super) fn may_send_more(&mut self) -> bool {
-        let inflight = self.publications.unconfirmed();
+        let inflight = self.publications.under_way();
         self.throttle.has_room(inflight)
     }
 
@@ -311,10 +311,11 @@ impl Bridge {
     }
 
     fn acknowledge_dropped(&mut self, publish: &Publish<'_>) {
-        match (publish.packet_id, publish.qos) {
-            (Some(id), QoS::ExactlyOnce) => encode::pubrec(self.client.packet(), id),
-            (Some(id), _) => encode::puback(self.client.packet(), id),
-            (None, _) => {}
+        let Some(id) = publish.packet_id else { return };
+        match self.publications.arrive_dropped(id, publish.qos) {
+            Arrival::New => self.give_receipts(),
+            Arrival::Pending => {}
+            Arrival::Stored => encode::pubrec(self.client.packet(), id),
         }
     }
 

@@ -9,6 +9,10 @@ use crate::time::Instant;
 
 /// Publishes of the client at QoS 1 and 2, and of messages to be retained, that are not finished.
 ///
+/// Receipts go out in the order of the PUBLISHes that they are for [MQTT-4.6.0-2, MQTT-4.6.0-3], and become ready in another one: the
+/// broker confirms in the order that it likes, what is to be retained waits until it is kept, and what was refused is published again.
+/// So they stand in line, and one that is ready waits for those before it.
+///
 /// Bounded by the packet identifiers there are, since one that is in use is not taken twice, as long as the broker does not leave
 /// the oldest unconfirmed for ever.
 #[derive(Default)]
@@ -18,18 +22,33 @@ pub(super) struct Publications {
     unconfirmed: VecDeque<Option<Unconfirmed>>,
     /// Confirm number of the front of `unconfirmed`, less one.
     confirmed: u64,
-    /// Bytes of their copies.
+    /// Bytes of the copies of all that may be published again.
     drafted: usize,
+    /// In the order of PUBLISHes: one for each identifier with a stage but [`Stage::Received`], and some that are left out.
+    line: VecDeque<Due>,
+    /// Of the front of `line`.
+    first: PlaceInLine,
+    /// How many are at [`Stage::Released`].
+    released: usize,
+}
+
+/// A receipt's place in line, by which it is known for ever.
+pub(super) type PlaceInLine = u64;
+
+/// A receipt in line.
+struct Due {
+    /// `None` when there will be none.
+    id: Option<PacketId>,
+    /// What it waits for besides those before it: to be confirmed, to be kept.
+    awaits: u8,
 }
 
 struct Unconfirmed {
     /// None at QoS 0.
-    id: Option<PacketId>,
+    place: Option<PlaceInLine>,
     /// A hash of its routing key, where that may come to matter.
     topic: u64,
     sent: Instant,
-    /// Its number among those that are kept, without which the client does not hear that it is taken.
-    kept_as: Option<u64>,
     /// By which it can be published again.
     draft: Option<Draft>,
 }
@@ -42,11 +61,11 @@ impl Unconfirmed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// QoS 1: PUBACK is due on the broker's confirm.
+    /// QoS 1: PUBACK is due.
     Puback,
-    /// QoS 2: PUBREC is due on the broker's confirm.
+    /// QoS 2: PUBREC is due.
     Pubrec,
-    /// QoS 2: PUBREL came before the confirm, on which PUBCOMP is due.
+    /// QoS 2: PUBREL has come, PUBCOMP is due; in the place of PUBREC, if that was.
     Released,
     /// QoS 2: PUBREC was sent, PUBREL is awaited. A PUBLISH with this id is the same message again. [MQTT-4.3.3-2]
     Received,
@@ -71,23 +90,29 @@ pub(super) enum Receipt {
     Pubcomp(PacketId),
 }
 
-/// What is to be done for a message that the broker has taken.
-pub(super) enum Confirmed {
-    Owed(Receipt),
-    /// Unless it is kept already, nothing is owed until then; [`Publications::kept`] tells what.
-    Kept(u64, PacketId),
-}
-
 impl Publications {
     /// A PUBLISH arrives; `Arrival::New` takes the next confirm number.
     pub(super) fn arrive(&mut self, id: PacketId, qos: QoS, topic: u64, now: Instant) -> Arrival {
+        let arrival = self.enter(id, qos, 1);
+        if arrival == Arrival::New {
+            self.push(Some(self.last_place()), topic, now);
+        }
+        arrival
+    }
+
+    /// A PUBLISH arrives that the broker does not hear of, and that is counted as taken.
+    pub(super) fn arrive_dropped(&mut self, id: PacketId, qos: QoS) -> Arrival {
+        self.enter(id, qos, 0)
+    }
+
+    fn enter(&mut self, id: PacketId, qos: QoS, awaits: u8) -> Arrival {
         match self.by_id.get(&id) {
             Some(Stage::Puback | Stage::Pubrec | Stage::Released) => Arrival::Pending,
             Some(Stage::Received) if qos == QoS::ExactlyOnce => Arrival::Stored,
             // A client that gives up a QoS 2 exchange for a new message: let it.
             Some(Stage::Received) | None => {
                 self.by_id.insert(id, if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback });
-                self.push(Some(id), topic, now);
+                self.line.push_back(Due { id: Some(id), awaits });
                 Arrival::New
             }
         }
@@ -99,19 +124,18 @@ impl Publications {
     }
 
     /// A message that has not been confirmed takes another confirm number.
-    pub(super) fn arrive_again(&mut self, nacked: Nacked, topic: u64, now: Instant) {
-        let Nacked { id, kept_as, draft } = nacked;
-        self.push(Some(id), topic, now);
-        if let Some(serial) = kept_as {
-            self.kept_as(serial);
-        }
-        if let Some(draft) = draft {
-            self.hold(draft);
-        }
+    pub(super) fn arrive_again(&mut self, nacked: Nacked, topic: u64, sent: Instant) {
+        let Nacked { place, draft } = nacked;
+        self.unconfirmed.push_back(Some(Unconfirmed { place: Some(place), topic, sent, draft: Some(draft) }));
     }
 
-    fn push(&mut self, id: Option<PacketId>, topic: u64, sent: Instant) {
-        self.unconfirmed.push_back(Some(Unconfirmed { id, topic, sent, kept_as: None, draft: None }));
+    fn push(&mut self, place: Option<PlaceInLine>, topic: u64, sent: Instant) {
+        self.unconfirmed.push_back(Some(Unconfirmed { place, topic, sent, draft: None }));
+    }
+
+    /// Of the PUBLISH that came last.
+    pub(super) fn last_place(&self) -> PlaceInLine {
+        (self.first + self.line.len() as PlaceInLine).saturating_sub(1)
     }
 
     /// A copy of the message that came last is held.
@@ -141,83 +165,108 @@ impl Publications {
         self.unconfirmed.len()
     }
 
-    /// The PUBLISH that came last is kept, too.
-    pub(super) fn kept_as(&mut self, serial: u64) {
-        if let Some(Some(last)) = self.unconfirmed.back_mut() {
-            last.kept_as = Some(serial);
+    /// How many there are of which something is held.
+    pub(super) fn under_way(&self) -> usize {
+        self.unconfirmed.len().max(self.line.len())
+    }
+
+    /// A PUBLISH is kept, too, without which the client does not hear that it is taken.
+    pub(super) fn await_keeping(&mut self, place: PlaceInLine) {
+        if let Some(due) = self.due(place) {
+            due.awaits += 1;
         }
+    }
+
+    /// A message is kept, or will not be.
+    pub(super) fn kept(&mut self, place: PlaceInLine) {
+        if let Some(due) = self.due(place) {
+            due.awaits = due.awaits.saturating_sub(1);
+        }
+    }
+
+    fn due(&mut self, place: PlaceInLine) -> Option<&mut Due> {
+        self.line.get_mut(usize::try_from(place.checked_sub(self.first)?).ok()?)
     }
 
     /// Nobody will confirm what is not confirmed.
     pub(super) fn forget_unconfirmed(&mut self) {
-        self.unconfirmed = VecDeque::new();
+        for place in core::mem::take(&mut self.unconfirmed).into_iter().flatten().filter_map(|it| it.place) {
+            self.leave_out(place);
+        }
         self.drafted = 0;
     }
 
-    /// A message is kept, or will not be.
-    pub(super) fn kept(&mut self, id: PacketId) -> Option<Receipt> {
-        confirm_one(&mut self.by_id, id)
+    /// There will be no receipt, and the identifier is free.
+    fn leave_out(&mut self, place: PlaceInLine) {
+        let Some(due) = self.due(place) else { return };
+        due.awaits = 0;
+        if let Some(id) = due.id.take()
+            && self.by_id.remove(&id) == Some(Stage::Released)
+        {
+            self.released -= 1;
+        }
     }
 
-    /// PUBREL arrives: whether PUBCOMP is due now, as it is when nobody waits for the PUBREL.
+    /// PUBREL arrives: whether PUBCOMP is due now, as it is when nobody waits for the PUBREL. PUBCOMPs come in the order of PUBRELs.
     pub(super) fn release(&mut self, id: PacketId) -> bool {
         match self.by_id.get_mut(&id) {
-            Some(Stage::Received) => drop(self.by_id.remove(&id)),
-            Some(stage @ (Stage::Pubrec | Stage::Released)) => {
-                *stage = Stage::Released;
+            Some(Stage::Received) if self.released == 0 => drop(self.by_id.remove(&id)),
+            Some(stage @ (Stage::Received | Stage::Pubrec)) => {
+                if core::mem::replace(stage, Stage::Released) == Stage::Received {
+                    self.line.push_back(Due { id: Some(id), awaits: 0 });
+                }
+                self.released += 1;
                 return false;
             }
+            Some(Stage::Released) => return false,
             Some(Stage::Puback) | None => {}
         }
         true
     }
 
-    /// The broker confirms publish `number`, or all up to it; each is told with the time when it came. `None` when there never was
-    /// such a one.
+    /// The broker confirms publish `number`, or all up to it; for each that the client waits for it is told when it was sent. `None` when
+    /// there never was such a one.
     pub(super) fn confirm(
         &mut self,
         number: u64,
         multiple: bool,
-        mut confirmed: impl FnMut(Confirmed, Instant),
+        mut confirmed: impl FnMut(Instant),
     ) -> Option<()> {
-        for slot in self.unconfirmed.range_mut(self.numbered(number, multiple)?) {
-            let publish = slot.take();
-            self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
-            match publish {
-                Some(Unconfirmed { id: Some(id), sent, kept_as: Some(serial), .. }) => {
-                    confirmed(Confirmed::Kept(serial, id), sent);
+        for index in self.numbered(number, multiple)? {
+            let Some(publish) = self.unconfirmed.get_mut(index).and_then(Option::take) else { continue };
+            self.drafted -= publish.drafted();
+            if let Some(place) = publish.place {
+                confirmed(publish.sent);
+                if let Some(due) = self.due(place) {
+                    due.awaits = due.awaits.saturating_sub(1);
                 }
-                Some(Unconfirmed { id: Some(id), sent, .. }) => {
-                    if let Some(receipt) = confirm_one(&mut self.by_id, id) {
-                        confirmed(Confirmed::Owed(receipt), sent);
-                    }
-                }
-                Some(Unconfirmed { id: None, .. }) | None => {}
             }
         }
         self.forget_confirmed();
         Some(())
     }
 
-    /// The broker could not take publish `number`, or all up to it. `again` is told of each with an identifier, and keeps what will be
-    /// published again; of the others the identifier is free. `None` when there never was such a one.
+    /// The broker could not take publish `number`, or all up to it. `again` has each of which there is a copy, and tells whether it will
+    /// be published again; of the others the identifier is free. How many those are; `None` when there never was such a one.
     pub(super) fn nack(
         &mut self,
         number: u64,
         multiple: bool,
         mut again: impl FnMut(Nacked) -> bool,
-    ) -> Option<()> {
-        for slot in self.unconfirmed.range_mut(self.numbered(number, multiple)?) {
-            let publish = slot.take();
-            self.drafted -= publish.as_ref().map_or(0, Unconfirmed::drafted);
-            if let Some(Unconfirmed { id: Some(id), kept_as, draft, .. }) = publish
-                && !again(Nacked { id, kept_as, draft })
-            {
-                self.by_id.remove(&id);
+    ) -> Option<usize> {
+        let mut given_up = 0;
+        for index in self.numbered(number, multiple)? {
+            let Some(publish) = self.unconfirmed.get_mut(index).and_then(Option::take) else { continue };
+            let drafted = publish.drafted();
+            let Some(place) = publish.place else { continue };
+            if !publish.draft.is_some_and(|draft| again(Nacked { place, draft })) {
+                self.drafted -= drafted;
+                self.leave_out(place);
+                given_up += 1;
             }
         }
         self.forget_confirmed();
-        Some(())
+        Some(given_up)
     }
 
     /// Where a confirm number stands, or all up to it.
@@ -231,64 +280,77 @@ impl Publications {
             self.unconfirmed.pop_front();
             self.confirmed += 1;
         }
-        // What a burst has taken is given back to the other connections, since the module's memory never shrinks; also to a client that
-        // always has something on its way.
-        let (few, capacity) = (self.unconfirmed.len().max(16), self.unconfirmed.capacity());
-        if capacity > 4 * few {
-            self.unconfirmed.shrink_to(2 * few);
-        }
+        give_back(&mut self.unconfirmed);
     }
 
     /// The broker refused a publish and closed the channel, and the next one counts from 1 again. Counts the first of the topic that
-    /// it names as taken; or the only one, if it names none.
-    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> Dropped {
+    /// it names as taken; or the only one, if it names none. Whether that is certain: otherwise the client waits to hear of others, of
+    /// which nobody knows whether the broker took them.
+    pub(super) fn drop_refused(&mut self, topic: Option<u64>) -> bool {
         self.confirmed = 0;
-        self.drafted = 0;
         let mut lost: Vec<_> = core::mem::take(&mut self.unconfirmed).into_iter().flatten().collect();
-        let kept_as = lost.iter().filter_map(|publish| publish.kept_as).collect();
+        self.drafted -= lost.iter().map(Unconfirmed::drafted).sum::<usize>();
         let is_only = lost.len() == 1;
         let refused = lost.iter().position(|publish| is_only || Some(publish.topic) == topic);
-        let id = refused.map(|at| lost.swap_remove(at)).and_then(|publish| publish.id);
+        if let Some(place) = refused.map(|at| lost.swap_remove(at)).and_then(|publish| publish.place)
+            && let Some(due) = self.due(place)
+        {
+            due.awaits = 0;
+        }
+        let mut is_certain = true;
         // At QoS 0 nobody asks.
-        let is_certain = lost.iter().all(|publish| publish.id.is_none());
-        Dropped { receipt: id.and_then(|id| confirm_one(&mut self.by_id, id)), kept_as, is_certain }
+        for place in lost.iter().filter_map(|publish| publish.place) {
+            is_certain = false;
+            self.leave_out(place);
+        }
+        is_certain
+    }
+
+    /// The next in line, if it is ready.
+    pub(super) fn next_receipt(&mut self) -> Option<Receipt> {
+        while let Some(due) = self.line.pop_front_if(|due| due.awaits == 0) {
+            self.first += 1;
+            if let Some(receipt) = due.id.and_then(|id| self.finish(id)) {
+                return Some(receipt);
+            }
+        }
+        give_back(&mut self.line);
+        None
+    }
+
+    fn finish(&mut self, id: PacketId) -> Option<Receipt> {
+        match self.by_id.get_mut(&id) {
+            Some(stage @ Stage::Pubrec) => {
+                *stage = Stage::Received;
+                Some(Receipt::Pubrec(id))
+            }
+            Some(Stage::Puback) => {
+                self.by_id.remove(&id);
+                Some(Receipt::Puback(id))
+            }
+            Some(Stage::Released) => {
+                self.by_id.remove(&id);
+                self.released -= 1;
+                Some(Receipt::Pubcomp(id))
+            }
+            Some(Stage::Received) | None => None,
+        }
     }
 }
 
-/// A publish that the broker could not take.
+/// What a burst has taken goes to the other connections, since the module's memory never shrinks; also of a client that always has
+/// something on its way.
+fn give_back<T>(burst: &mut VecDeque<T>) {
+    let (few, capacity) = (burst.len().max(16), burst.capacity());
+    if capacity > 4 * few {
+        burst.shrink_to(2 * few);
+    }
+}
+
+/// A publish that the broker could not take, and by which it can be published again.
 pub(super) struct Nacked {
-    pub(super) id: PacketId,
-    /// Its number among those that are kept.
-    pub(super) kept_as: Option<u64>,
-    /// By which it can be published again.
-    pub(super) draft: Option<Draft>,
-}
-
-/// A publish that is counted as taken although it was refused.
-pub(super) struct Dropped {
-    pub(super) receipt: Option<Receipt>,
-    /// The numbers, among those that are kept, of it and of those that are lost with it.
-    pub(super) kept_as: Vec<u64>,
-    /// Otherwise the client waits to hear of others, of which nobody knows whether the broker took them.
-    pub(super) is_certain: bool,
-}
-
-fn confirm_one(by_id: &mut BTreeMap<PacketId, Stage>, id: PacketId) -> Option<Receipt> {
-    match by_id.get_mut(&id) {
-        Some(stage @ Stage::Pubrec) => {
-            *stage = Stage::Received;
-            Some(Receipt::Pubrec(id))
-        }
-        Some(Stage::Puback) => {
-            by_id.remove(&id);
-            Some(Receipt::Puback(id))
-        }
-        Some(Stage::Released) => {
-            by_id.remove(&id);
-            Some(Receipt::Pubcomp(id))
-        }
-        Some(Stage::Received) | None => None,
-    }
+    place: PlaceInLine,
+    pub(super) draft: Draft,
 }
 
 /// Deliveries at QoS 1 that the client has not acknowledged: bounded by `prefetch`, which the broker keeps.
@@ -332,37 +394,86 @@ mod tests {
         PacketId::new(n).unwrap()
     }
 
+    fn receipts(p: &mut Publications) -> Vec<Receipt> {
+        core::iter::from_fn(|| p.next_receipt()).collect()
+    }
+
     fn confirm(p: &mut Publications, number: u64, multiple: bool) -> Option<Vec<Receipt>> {
-        let mut receipts = Vec::new();
-        p.confirm(number, multiple, |confirmed, _| match confirmed {
-            Confirmed::Owed(receipt) => receipts.push(receipt),
-            Confirmed::Kept(..) => panic!("nothing was to be kept"),
-        })
-        .map(|()| receipts)
+        p.confirm(number, multiple, |_| ())?;
+        Some(receipts(p))
+    }
+
+    /// Nothing is published again.
+    fn nack(p: &mut Publications, number: u64) -> Option<Vec<Receipt>> {
+        p.nack(number, false, |_| false)?;
+        Some(receipts(p))
+    }
+
+    fn arrive(p: &mut Publications, ids: impl IntoIterator<Item = u16>, qos: QoS) {
+        for n in ids {
+            assert_eq!(p.arrive(id(n), qos, 0, Instant::ZERO), Arrival::New);
+        }
+    }
+
+    fn pubacks<const N: usize>(ids: [u16; N]) -> Option<Vec<Receipt>> {
+        Some(ids.map(|n| Receipt::Puback(id(n))).into())
     }
 
     #[test]
-    fn confirms_come_one_by_one_in_any_order_and_in_bulk() {
+    fn receipts_come_in_order_though_confirms_come_in_any_and_in_bulk() {
         let mut p = Publications::default();
-        for n in 1..=5 {
-            assert_eq!(p.arrive(id(n * 10), QoS::AtLeastOnce, 0, Instant::ZERO), Arrival::New);
-        }
-        assert_eq!(confirm(&mut p, 2, false), Some(vec![Receipt::Puback(id(20))]));
-        assert_eq!(confirm(&mut p, 3, true), Some(vec![Receipt::Puback(id(10)), Receipt::Puback(id(30))]));
-        assert_eq!(confirm(&mut p, 5, true), Some(vec![Receipt::Puback(id(40)), Receipt::Puback(id(50))]));
+        arrive(&mut p, [10, 20, 30, 40, 50], QoS::AtLeastOnce);
+        assert_eq!(confirm(&mut p, 2, false), pubacks([]), "the first is to come first");
+        assert_eq!(confirm(&mut p, 3, true), pubacks([10, 20, 30]));
+        assert_eq!(confirm(&mut p, 5, false), pubacks([]));
+        assert_eq!(confirm(&mut p, 4, false), pubacks([40, 50]));
         assert_eq!(confirm(&mut p, 6, false), None, "never published");
         assert_eq!(confirm(&mut p, 0, true), None, "numbers start at 1");
     }
 
     #[test]
+    fn what_is_to_be_kept_is_waited_for_also_by_those_behind() {
+        let mut p = Publications::default();
+        arrive(&mut p, [1], QoS::AtLeastOnce);
+        let place = p.last_place();
+        p.await_keeping(place);
+        arrive(&mut p, [2], QoS::AtLeastOnce);
+        assert_eq!(confirm(&mut p, 2, true), pubacks([]));
+        assert_eq!(p.under_way(), 2);
+        p.kept(place);
+        assert_eq!(receipts(&mut p), [Receipt::Puback(id(1)), Receipt::Puback(id(2))]);
+        assert_eq!(p.under_way(), 0);
+        p.kept(place);
+        arrive(&mut p, [3], QoS::AtLeastOnce);
+        p.kept(place);
+        assert_eq!(receipts(&mut p), [], "who is no more in line is nobody else");
+    }
+
+    #[test]
+    fn what_is_given_up_holds_up_nobody() {
+        let mut p = Publications::default();
+        arrive(&mut p, [1, 2, 3], QoS::AtLeastOnce);
+        assert_eq!(confirm(&mut p, 2, false), pubacks([]));
+        assert_eq!(nack(&mut p, 1), pubacks([2]));
+        arrive(&mut p, [1], QoS::AtLeastOnce);
+        assert_eq!(confirm(&mut p, 4, true), pubacks([3, 1]));
+        arrive(&mut p, [4], QoS::AtLeastOnce);
+        p.forget_unconfirmed();
+        arrive(&mut p, [5], QoS::AtLeastOnce);
+        assert_eq!(p.arrive_dropped(id(6), QoS::AtLeastOnce), Arrival::New);
+        assert_eq!(receipts(&mut p), []);
+        assert!(p.drop_refused(None), "there is but one");
+        assert_eq!(receipts(&mut p), [Receipt::Puback(id(5)), Receipt::Puback(id(6))]);
+    }
+
+    #[test]
     fn what_a_burst_takes_is_given_back_while_some_are_on_their_way() {
         let mut p = Publications::default();
-        for n in 1..=10_000 {
-            p.arrive(id(n), QoS::AtLeastOnce, 0, Instant::ZERO);
-        }
+        arrive(&mut p, 1..=10_000, QoS::AtLeastOnce);
         confirm(&mut p, 9_999, true);
         assert!(p.unconfirmed.capacity() <= 64, "{}", p.unconfirmed.capacity());
-        assert_eq!(confirm(&mut p, 10_000, false), Some(vec![Receipt::Puback(id(10_000))]));
+        assert!(p.line.capacity() <= 64, "{}", p.line.capacity());
+        assert_eq!(confirm(&mut p, 10_000, false), pubacks([10_000]));
     }
 
     #[test]
@@ -379,11 +490,16 @@ mod tests {
     #[test]
     fn a_release_ahead_of_the_confirm_puts_pubcomp_in_pubrec_s_place() {
         let mut p = Publications::default();
-        p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO);
+        arrive(&mut p, [6], QoS::ExactlyOnce);
+        assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubrec(id(6))]));
+        arrive(&mut p, [7], QoS::ExactlyOnce);
         assert!(!p.release(id(7)));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::Pending);
-        assert_eq!(confirm(&mut p, 1, false), Some(vec![Receipt::Pubcomp(id(7))]));
+        assert!(!p.release(id(6)), "behind the other's");
+        assert_eq!(confirm(&mut p, 2, false), Some(vec![Receipt::Pubcomp(id(7)), Receipt::Pubcomp(id(6))]));
         assert_eq!(p.arrive(id(7), QoS::ExactlyOnce, 0, Instant::ZERO), Arrival::New);
+        assert_eq!(confirm(&mut p, 3, false), Some(vec![Receipt::Pubrec(id(7))]));
+        assert!(p.release(id(7)), "nobody is before it");
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::amqp::{
 };
 use crate::error::Error;
 use crate::event::Unkept;
-use crate::mqtt::{PacketId, Publish, QoS};
+use crate::mqtt::{Publish, QoS};
 use crate::names::is_nameable;
 use keep::{Admission, Outcome};
 
@@ -232,11 +232,12 @@ impl Bridge {
 
     /// Starts to keep a PUBLISH that was admitted.
     pub(super) fn keep(&mut self, publish: &Publish<'_>) {
-        if let Some(keeper) = &mut self.keeper
-            && let Some(serial) = keeper.keep(&self.key, publish, &mut self.broker)
-            && publish.packet_id.is_some()
+        let Some(keeper) = &mut self.keeper else { return };
+        let place = publish.packet_id.map(|_| self.publications.last_place());
+        if keeper.keep(&self.key, publish, place, &mut self.broker)
+            && let Some(place) = place
         {
-            self.publications.kept_as(serial);
+            self.publications.await_keeping(place);
         }
     }
 
@@ -280,14 +281,10 @@ impl Bridge {
     /// What has become of messages that were to be kept.
     pub(super) fn kept(&mut self, outcome: Outcome) {
         self.events.extend(outcome.events);
-        self.acknowledge_kept(outcome.owed);
-    }
-
-    /// Messages are both taken and kept.
-    pub(super) fn acknowledge_kept(&mut self, ids: Vec<PacketId>) {
-        for receipt in ids.into_iter().filter_map(|id| self.publications.kept(id)) {
-            self.client.receipt(receipt);
+        for place in outcome.awaited {
+            self.publications.kept(place);
         }
+        self.give_receipts();
     }
 
     /// The channel for topology was closed, `is_blamed` for something that was asked to keep a message.

@@ -130,19 +130,42 @@ fn a_pubrel_nobody_waits_for_is_answered() {
 }
 
 #[test]
-fn confirms_of_several_and_out_of_order() {
+fn confirms_of_several_and_out_of_order_are_receipts_in_order() {
     both("{}", |t| {
         ready(t);
-        for (qos, id) in [(1, 11), (2, 12), (1, 13), (1, 14), (2, 15)] {
+        for (qos, id) in [(1, 11), (2, 12), (1, 13), (1, 14), (2, 15), (2, 16)] {
             arrives(t, qos, id);
         }
         confirm(t, 4, false);
-        t.hears(puback(13));
+        t.hears_nothing();
+        confirm(t, 2, false);
+        t.hears(puback(11));
         confirm(t, 5, true);
-        t.hears([puback(11), pubrec(12), puback(14)].concat());
+        t.hears([pubrec(12), puback(13), puback(14)].concat());
+        confirm(t, 7, false);
+        t.hears_nothing();
         confirm(t, 6, false);
-        t.hears(pubrec(15));
+        t.hears([pubrec(15), pubrec(16)].concat());
         t.stays_open();
+    });
+}
+
+/// Where the client releases a message before it has heard of it, the next one's PUBCOMP is not the first.
+#[test]
+fn pubcomps_come_in_the_order_of_pubrels() {
+    both("{}", |t| {
+        ready(t);
+        arrives(t, 2, 7);
+        confirm(t, 2, false);
+        t.hears(pubrec(7));
+        arrives(t, 2, 8);
+        t.client([pubrel(8), pubrel(7)].concat());
+        t.expect_silence();
+        t.hears_nothing();
+        confirm(t, 3, false);
+        t.hears([pubcomp(8), pubcomp(7)].concat());
+        t.client(pubrel(7));
+        hears_by_round_trip(t, pubcomp(7));
     });
 }
 
@@ -195,14 +218,18 @@ fn what_the_broker_cannot_take_is_left_unacknowledged_the_fourth_time() {
             t.expect_publish(PUBLISH, "a.b", b"hi");
             t.expect_silence();
         }
+        // What is behind it is taken, and waits for it no longer than that.
+        arrives(t, 1, 8);
+        confirm(t, 6, false);
+        t.hears_nothing();
         t.reply(PUBLISH, nack(5));
         t.expect_silence();
-        t.hears_nothing();
+        t.hears(puback(8));
         assert_eq!((t.counter("published_again"), t.counter("unacknowledged")), (3, 1));
         // The client sends it again.
         t.client(publish_flags(0x0a, 7, "a/b", b"hi"));
         t.expect_publish(PUBLISH, "a.b", b"hi");
-        confirm(t, 6, false);
+        confirm(t, 7, false);
         t.hears(puback(7));
         // Nobody waits for it, so a SUBSCRIBE need not.
         t.client(subscribe(1, &[("a", 0)]));
@@ -220,14 +247,14 @@ fn several_are_published_again_in_their_order() {
             t.expect_publish(PUBLISH, "a", &id.to_be_bytes());
         }
         confirm(t, 3, false);
-        t.hears(puback(12));
+        t.hears_nothing();
         t.reply(PUBLISH, nack_to(4, true));
         for id in [11_u16, 13] {
             t.expect_publish(PUBLISH, "a", &id.to_be_bytes());
         }
         t.expect_silence();
         confirm(t, 7, true);
-        t.hears([puback(14), puback(11), puback(13)].concat());
+        t.hears([puback(11), puback(12), puback(13), puback(14)].concat());
         assert_eq!(t.counter("published_again"), 2);
     });
 }
@@ -264,7 +291,7 @@ fn a_message_under_way_is_not_cut_into_by_one_that_is_published_again() {
         t.expect_publish(PUBLISH, "a.b", b"hi");
         t.expect_silence();
         confirm(t, 4, true);
-        t.hears([puback(8), puback(7)].concat());
+        t.hears([puback(7), puback(8)].concat());
     });
 }
 

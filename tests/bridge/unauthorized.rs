@@ -151,9 +151,9 @@ fn one_of_several_unconfirmed_closes() {
         t.client([publish(1, 2, "secret", b"x"), publish(1, 3, "a", b"x")].concat());
         while t.broker.next_frame().is_some() {}
         t.reply(PUBLISH, ack(3, false));
-        t.hears(puback(3));
+        t.hears_nothing();
         t.reply(PUBLISH, refused());
-        t.hears(puback(2));
+        t.hears([puback(2), puback(3)].concat());
         t.stays_open();
     });
 }

@@ -160,6 +160,27 @@ fn one_topic_has_one_order_whatever_is_retained() -> Result<()> {
     Ok(())
 }
 
+/// Messages that are kept are so later than others are taken.
+#[test]
+fn receipts_come_in_the_order_of_the_messages() -> Result<()> {
+    for qos in [1, 2] {
+        for round in 0..ROUNDS {
+            let id = format!("order-receipts-{qos}-{round}");
+            let mut client = Client::login(mqtt(Mode::Lazy), &id)?;
+            let said = |n: u16| publish_at(qos, u8::from(n % 3 == 0), &format!("{id}/{}", n % 4), n, b"x");
+            client.send(&(1..=30).map(said).collect::<Vec<_>>().concat())?;
+            let receipt = |n: u16| packet(if qos == 1 { 0x40 } else { 0x50 }, &n.to_be_bytes());
+            for n in 1..=30 {
+                client.hears(&receipt(n)).with_context(|| format!("{id}, {n}"))?;
+            }
+            for n in 0..4 {
+                client.publish_retained(&format!("{id}/{n}"), b"")?;
+            }
+        }
+    }
+    Ok(())
+}
+
 // ------------------------------------------------------------ PUBLISH with RETAIN, SUBSCRIBE
 
 #[test]

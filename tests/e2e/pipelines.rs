@@ -8,7 +8,6 @@ use support::pipelines::{self, compare};
 use crate::world::{broker, folder, own_envoy_with, to};
 
 /// $LEVERET_PIPELINES has another number of them, $LEVERET_SEED the first one's seed.
-#[ignore = "PUBACKs come in the order in which messages are taken and kept, and not in that of the PUBLISHes"]
 #[test]
 fn random_pipelines_come_out_as_at_mosquitto() -> Result<()> {
     let judge = Mosquitto::start(&folder("judge"), &[])?;

@@ -107,6 +107,18 @@ fn drop_acknowledges_as_if_it_were_not_dropped() {
     }
 }
 
+/// Its receipt comes in its turn.
+#[test]
+fn drop_acknowledges_behind_what_was_said_before() {
+    both(config("drop"), |t| {
+        logs_in(t, connect("c"));
+        t.client([publish(1, 6, "a/b", b"x"), publish(2, 7, "secret", b"x")].concat());
+        t.hears_nothing();
+        assert_eq!(publishes(&t.agree()).len(), 1, "{}", t.name);
+        t.hears([puback(6), pubrec(7)].concat());
+    });
+}
+
 /// Its payload, however it is cut, is nobody's: not the message's ahead of it, nor of the one behind.
 #[test]
 fn a_dropped_payload_is_passed_over() {

@@ -21,9 +21,10 @@ use crate::amqp::reply_code::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED};
 use crate::amqp::{Address, ClientMethod, Properties, ShortStr};
 use crate::bridge::broker::BrokerSide;
 use crate::bridge::channel::{Awaited, Role};
+use crate::bridge::inflight::PlaceInLine;
 use crate::bridge::topic_hash;
 use crate::event::{Event, Unkept};
-use crate::mqtt::{PacketId, Publish, QoS};
+use crate::mqtt::{Publish, QoS};
 
 /// The most messages of a client that are on their way to be kept; each has its topic's key here, of at most 255 bytes.
 const MAX_UNDER_WAY: usize = 64;
@@ -75,7 +76,7 @@ pub(in crate::bridge) enum Admission {
 #[derive(Default)]
 pub(in crate::bridge) struct Outcome {
     pub(in crate::bridge) events: Vec<Event>,
-    pub(in crate::bridge) owed: Vec<PacketId>,
+    pub(in crate::bridge) awaited: Vec<PlaceInLine>,
 }
 
 /// The messages of one client that are on their way to be kept.
@@ -135,16 +136,14 @@ struct Preparation {
     attempts: u8,
 }
 
-/// A message that is not known to be kept, or not to be routed.
+/// A message that is not known to be kept.
 struct UnderWay {
     serial: u64,
     /// Of its confirm.
     number: u64,
     key: Box<str>,
-    /// To be told of at QoS 1 and 2.
-    id: Option<PacketId>,
-    is_routed: bool,
-    is_done: bool,
+    /// Of the receipt that waits for it, at QoS 1 and 2.
+    awaited: Option<PlaceInLine>,
     attempts: u8,
     /// It was returned, and is not sent again yet.
     is_returned: bool,
@@ -180,17 +179,13 @@ impl Keeper {
 
     /// Whether all that was to be kept is.
     pub(in crate::bridge) fn is_settled(&self) -> bool {
-        !self.is_preparing() && !self.is_passing && self.all_done()
-    }
-
-    fn all_done(&self) -> bool {
-        self.under_way.iter().all(|it| it.is_done)
+        !self.is_preparing() && !self.is_passing && self.under_way.is_empty()
     }
 
     /// Whether the PUBLISH that waits may be looked at again.
     pub(in crate::bridge) fn is_ready(&self) -> bool {
         let has_room =
-            if self.waits_for_all { self.all_done() } else { self.under_way.len() < MAX_UNDER_WAY };
+            if self.waits_for_all { self.under_way.is_empty() } else { self.under_way.len() < MAX_UNDER_WAY };
         !self.is_preparing() && has_room
     }
 
@@ -223,7 +218,7 @@ impl Keeper {
         // What is returned is sent again on the channel of a payload that is arriving, so that there can be but one of them. And nothing
         // that is on its way may come behind a clear.
         self.waits_for_all = clears || !is_whole;
-        if self.under_way.len() >= MAX_UNDER_WAY || self.waits_for_all && !self.all_done() {
+        if self.under_way.len() >= MAX_UNDER_WAY || self.waits_for_all && !self.under_way.is_empty() {
             return Admission::Wait;
         }
         if is_known {
@@ -355,14 +350,15 @@ impl Keeper {
         Ok(false)
     }
 
-    /// Starts to keep a PUBLISH that was admitted; tells by which number [`Keeper::routed`] and [`Keeper::disown`] know it.
+    /// Starts to keep a PUBLISH that was admitted, for which a receipt waits; whether it does.
     pub(in crate::bridge) fn keep(
         &mut self,
         key: &[u8],
         publish: &Publish<'_>,
+        awaited: Option<PlaceInLine>,
         broker: &mut BrokerSide,
-    ) -> Option<u64> {
-        let place = self.names.place(key)?;
+    ) -> bool {
+        let Some(place) = self.names.place(key) else { return false };
         if broker.open(Role::Keep) {
             self.published = 0;
         }
@@ -375,14 +371,12 @@ impl Keeper {
             serial: self.serial,
             number: self.published,
             key: place.key,
-            id: publish.packet_id,
-            is_routed: publish.packet_id.is_none(),
-            is_done: false,
+            awaited,
             attempts: ATTEMPTS,
             is_returned: false,
             is_lost: false,
         });
-        Some(self.serial)
+        true
     }
 
     /// A piece of a PUBLISH's payload.
@@ -393,30 +387,9 @@ impl Keeper {
         }
     }
 
-    /// The broker has taken a message for all: whether it is known to be kept, too.
-    pub(in crate::bridge) fn routed(&mut self, serial: u64) -> bool {
-        let Some(it) = self.under_way.iter_mut().find(|it| it.serial == serial) else { return true };
-        it.is_routed = true;
-        let is_done = it.is_done;
-        self.tidy();
-        is_done
-    }
-
     /// A message is not kept.
     pub(in crate::bridge) fn unkept(&mut self, key: &[u8], why: Unkept) -> Event {
         self.told.note(key, why)
-    }
-
-    /// Nobody waits for a message any more.
-    pub(in crate::bridge) fn disown(&mut self, serial: u64) {
-        if let Some(it) = self.under_way.iter_mut().find(|it| it.serial == serial) {
-            (it.id, it.is_routed) = (None, true);
-        }
-        self.tidy();
-    }
-
-    fn tidy(&mut self) {
-        self.under_way.retain(|it| !it.is_done || !it.is_routed);
     }
 
     /// No queue took a message; its content follows.
@@ -426,7 +399,7 @@ impl Keeper {
         if let Some(gone) = core::str::from_utf8(key).ok().and_then(|key| self.known.take(key)) {
             self.known_bytes = self.known_bytes.saturating_sub(gone.len());
         }
-        let is_it = |it: &&mut UnderWay| !it.is_done && !it.is_returned && it.key.as_bytes() == key;
+        let is_it = |it: &&mut UnderWay| !it.is_returned && it.key.as_bytes() == key;
         let mut same = self.under_way.iter_mut().filter(is_it);
         let first = same.next();
         let is_superseded = same.next().is_some();
@@ -486,14 +459,12 @@ impl Keeper {
     fn finish(&mut self, done: impl Fn(&UnderWay) -> Option<Option<Unkept>>) -> Outcome {
         let mut outcome = Outcome::default();
         let told = &mut self.told;
-        for it in self.under_way.iter_mut().filter(|it| !it.is_done) {
-            if let Some(unkept) = done(it) {
-                it.is_done = true;
-                outcome.events.push(unkept.map_or(Event::Kept, |why| told.note(it.key.as_bytes(), why)));
-                outcome.owed.extend(it.id.filter(|_| it.is_routed));
-            }
-        }
-        self.tidy();
+        self.under_way.retain(|it| {
+            let Some(unkept) = done(it) else { return true };
+            outcome.events.push(unkept.map_or(Event::Kept, |why| told.note(it.key.as_bytes(), why)));
+            outcome.awaited.extend(it.awaited);
+            false
+        });
         outcome
     }
 

@@ -55,6 +55,23 @@ fn a_topic_is_seen_to_once_and_then_its_messages_wait_for_nothing() {
     });
 }
 
+/// A receipt that is ready waits for the one of a message that is not kept yet. [MQTT-4.6.0-2] [MQTT-4.6.0-3]
+#[test]
+fn receipts_do_not_overtake_that_of_a_message_that_is_to_be_kept() {
+    both("{}", |t| {
+        keeping(t, "a", b"0");
+        t.client_at_once([publish(1, 8, "b", b"x"), publish(2, 9, "b", b"y")].concat());
+        t.expect_publish(PUBLISH, "b", b"x");
+        t.expect_publish(PUBLISH, "b", b"y");
+        t.expect_silence();
+        t.reply(PUBLISH, ack(3, true));
+        t.hears_nothing();
+        t.reply(KEEP, ack(1, false));
+        t.hears([puback(7), puback(8), pubrec(9)].concat());
+        t.expect_silence();
+    });
+}
+
 #[test]
 fn what_comes_behind_a_topic_s_first_message_waits_for_it() {
     both("{}", |t| {

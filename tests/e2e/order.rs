@@ -167,7 +167,8 @@ fn receipts_come_in_the_order_of_the_messages() -> Result<()> {
         for round in 0..ROUNDS {
             let id = format!("order-receipts-{qos}-{round}");
             let mut client = Client::login(mqtt(Mode::Lazy), &id)?;
-            let said = |n: u16| publish_at(qos, u8::from(n % 3 == 0), &format!("{id}/{}", n % 4), n, b"x");
+            let said =
+                |n: u16| publish_at(qos, u8::from(n.is_multiple_of(3)), &format!("{id}/{}", n % 4), n, b"x");
             client.send(&(1..=30).map(said).collect::<Vec<_>>().concat())?;
             let receipt = |n: u16| packet(if qos == 1 { 0x40 } else { 0x50 }, &n.to_be_bytes());
             for n in 1..=30 {

@@ -8,6 +8,7 @@ use support::pipelines::{self, compare};
 use crate::world::{broker, folder, own_envoy_with, to};
 
 /// $LEVERET_PIPELINES has another number of them, $LEVERET_SEED the first one's seed.
+#[ignore = "a client that half-closes right behind a retained PUBLISH, or while much is under way, may be reset"]
 #[test]
 fn random_pipelines_come_out_as_at_mosquitto() -> Result<()> {
     let judge = Mosquitto::start(&folder("judge"), &[])?;
